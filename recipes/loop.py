@@ -1,0 +1,237 @@
+"""The adversarial loop that search.py and train.py share, and the measurement.
+
+The recipe says what is learned (scores, or weights); this file never asks which.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import accelerate
+import torch
+from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, read_checkpoint, write_checkpoint, write_metrics
+from settings import RunSettings
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, pgd
+from rst_hub.data import Images, evaluation_batches, training_batches
+from rst_hub.errors import RstHubError
+from rst_hub.evaluate import outcomes
+from rst_hub.models import PixelModel
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is learned: ``learned`` tensors that the optimizer steps, and what to do around that step.
+
+    ``before_step`` makes their gradients from the model's (or does nothing); ``after_step`` writes what they imply
+    into the model (or does nothing).
+    """
+
+    model: nn.Module
+    learned: Mapping[str, nn.Parameter]
+    before_step: Callable[[], None]
+    after_step: Callable[[], None]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return copies, on the CPU, of all that learning changes: the learned tensors and the model's buffers."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put back what :meth:`state` returned."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state[name])
+        self.after_step()
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        buffers = {f"buffer.{name}": buffer for name, buffer in self.model.named_buffers()}
+        return {**{f"learned.{name}": tensor for name, tensor in self.learned.items()}, **buffers}
+
+
+def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Attack | None:
+    """Return the attack to train against (paper, sections 3.2 and 4.6), or None for natural training."""
+    threat_model = ThreatModel("Linf", settings.eps / 255)
+    step_size = None if settings.step_size is None else settings.step_size / 255
+    if settings.attack == "none":
+        return None
+    if settings.attack == "fgsm":
+        return functools.partial(fgsm, threat_model=threat_model)
+    if settings.attack == "fgsm-rs":
+        return functools.partial(fgsm_rs, threat_model=threat_model, step_size=step_size, generator=generator)
+    step_size = 2 / 255 if step_size is None else step_size
+    return functools.partial(
+        pgd, threat_model=threat_model, steps=settings.steps, step_size=step_size, generator=generator
+    )
+
+
+def learn(run: Run, learner: Learner) -> dict[str, Any]:
+    """Run the adversarial loop (paper, equation 1) and leave ``learner`` as it was after its best epoch.
+
+    The best epoch has the highest PGD-20 accuracy on the held-out images, the test images being never looked at; of
+    equal ones the higher clean accuracy, then the earlier. After each epoch ``metrics.jsonl`` and ``checkpoint.pt`` are
+    replaced; a resumed run continues from there to the same bits.
+
+    Returns:
+        The best epoch's line of metrics.jsonl.
+    """
+    settings, accelerator = run.settings, run.accelerator
+    optimizer = torch.optim.SGD(
+        list(learner.learned.values()), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    saved = read_checkpoint(run)
+    metrics: list[dict[str, Any]] = []
+    best: dict[str, torch.Tensor] = {}
+    if saved is not None:
+        learner.restore(saved["state"])
+        optimizer.load_state_dict(saved["optimizer"])
+        metrics, best = saved["metrics"], saved["best"]
+        run.say(f"resumed after epoch {len(metrics)} of {settings.epochs}")
+    network = accelerator.prepare_model(PixelModel(learner.model))
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    per_epoch = len(run.train) // settings.batch_size
+    for epoch in range(len(metrics), settings.epochs):
+        record = _epoch(run, learner, network, optimizer, epoch, per_epoch)
+        _share_buffers(run, learner.model)
+        record.update(measure(run, learner.model, run.holdout, "held-out"))
+        metrics.append(record)
+        if all(_rank(earlier) < _rank(record) for earlier in metrics[:-1]):
+            best = learner.state()
+        run.say(_in_words(record, settings))
+        stopped = settings.max_steps is not None and record["steps"] >= settings.max_steps
+        if not stopped or record["steps"] == (epoch + 1) * per_epoch:
+            state = {"state": learner.state(), "optimizer": optimizer.state_dict(), "metrics": metrics, "best": best}
+            write_checkpoint(run, state)
+        write_metrics(run, metrics)
+        if stopped:
+            break
+    learner.restore(best)
+    return max(metrics, key=lambda m: (*_rank(m), -m["epoch"]))
+
+
+def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, Any]:
+    """Return clean and PGD-20 accuracy, in percent, with the number of samples, over all processes.
+
+    The attack is PGD-20 of step 2/255 at the run's eps from a random start, against the float32 model in eval mode.
+    Each batch has its own seed, so the numbers do not depend on the number of processes.
+    """
+    accelerator, settings = run.accelerator, run.settings
+    network = PixelModel(model)
+    threat_model = ThreatModel("Linf", settings.eps / 255)
+    total = torch.zeros(3, dtype=torch.long, device=accelerator.device)
+    batches = evaluation_batches(images, settings.eval_batch_size, image_size=run.image_size, shard=run.shard)
+    rounds = math.ceil(math.ceil(len(images) / settings.eval_batch_size) / accelerator.num_processes)
+    for number, x, y in tqdm(batches, f"PGD-20, {name}", rounds, leave=False, disable=not accelerator.is_main_process):
+        batch = (_to_device(run, x), y.to(accelerator.device))
+        generator = torch.Generator(accelerator.device).manual_seed(settings.seed % 2**32 * 1_000_003 + number)
+        attack = functools.partial(
+            pgd, threat_model=threat_model, steps=EVAL_STEPS, step_size=EVAL_STEP_SIZE / 255, generator=generator
+        )
+        clean = outcomes(network, [batch])
+        robust = outcomes(network, [batch], attack)
+        total += torch.tensor([int(clean.sum()), int(robust.sum()), len(y)], device=accelerator.device)
+    right, robust_right, samples = accelerator.reduce(total).tolist()
+    return {"clean": 100 * right / samples, "pgd20": 100 * robust_right / samples, "samples": samples}
+
+
+def _epoch(
+    run: Run, learner: Learner, network: nn.Module, optimizer: Any, epoch: int, per_epoch: int
+) -> dict[str, Any]:
+    """Take one epoch's optimizer steps and return its record."""
+    settings, accelerator = run.settings, run.accelerator
+    rate = learning_rate(settings, epoch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    rank, _ = run.shard
+    generator = torch.Generator(accelerator.device)
+    attack = make_attack(settings, generator)
+    victim = accelerator.unwrap_model(network)  # the attack needs no gradient reduction between processes
+    batches = training_batches(
+        run.train,
+        settings.batch_size,
+        augment=settings.augment,
+        image_size=run.image_size,
+        seed=settings.seed,
+        epoch=epoch,
+        shard=run.shard,
+    )
+    total = torch.zeros(3, device=accelerator.device)
+    done, started = epoch * per_epoch, time.monotonic()
+    network.train()
+    for x, y in tqdm(batches, f"epoch {epoch + 1}", per_epoch, leave=False, disable=not accelerator.is_main_process):
+        generator.manual_seed(((settings.seed % 2**20) * 2**24 + done) * 2**12 + rank)
+        for part_x, part_y in zip(
+            x.chunk(settings.accumulation_steps), y.chunk(settings.accumulation_steps), strict=True
+        ):
+            part_x, part_y = _to_device(run, part_x), part_y.to(accelerator.device)
+            with accelerator.accumulate(network):
+                if attack is not None:
+                    with accelerator.autocast():
+                        part_x = attack(victim, part_x, part_y)
+                logits = network(part_x)
+                loss = functional.cross_entropy(logits.float(), part_y)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    learner.before_step()
+                optimizer.step()
+                optimizer.zero_grad()
+            total += torch.stack(
+                [loss.detach() * len(part_y), (logits.argmax(1) == part_y).sum(), total.new_tensor(len(part_y))]
+            )
+        learner.after_step()
+        done += 1
+        if settings.max_steps is not None and done >= settings.max_steps:
+            break
+    seconds = time.monotonic() - started
+    loss_sum, right, samples = accelerator.reduce(total).tolist()
+    if not math.isfinite(loss_sum):
+        raise RstHubError(
+            f"the loss is not finite in epoch {epoch + 1}: start again with a lower --lr than {settings.lr:g}"
+        )
+    return {
+        "epoch": epoch + 1,
+        "steps": done,
+        "lr": rate,
+        "loss": loss_sum / samples,
+        "train_robust": 100 * right / samples,
+        "seconds": round(seconds, 2),
+    }
+
+
+def learning_rate(settings: RunSettings, epoch: int) -> float:
+    """Return the rate of an epoch, counted from 0: constant in it, as in the paper's code."""
+    if settings.schedule == "constant":
+        return settings.lr
+    if settings.schedule == "step":
+        return settings.lr * 0.1 ** sum(epoch >= share * settings.epochs for share in (0.5, 0.75))
+    if epoch < settings.warmup_epochs:
+        return settings.lr * (epoch + 1) / settings.warmup_epochs
+    done = (epoch - settings.warmup_epochs) / max(1, settings.epochs - settings.warmup_epochs)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _to_device(run: Run, x: torch.Tensor) -> torch.Tensor:
+    return x.to(run.accelerator.device, memory_format=torch.channels_last, non_blocking=True)
+
+
+def _share_buffers(run: Run, model: nn.Module) -> None:
+    """Give every process the main one's batch-norm statistics: a ticket has one set of them."""
+    if run.accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            accelerate.utils.broadcast(buffer, from_process=0)
+
+
+def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
+    return record["pgd20"], record["clean"]
+
+
+def _in_words(record: Mapping[str, Any], settings: RunSettings) -> str:
+    return (
+        f"epoch {record['epoch']}/{settings.epochs}  loss {record['loss']:.3f}  held-out: clean {record['clean']:.1f}, "
+        f"PGD-20 {record['pgd20']:.1f} (eps {settings.eps:g}/255, {record['samples']} images), {record['seconds']:.0f} s"
+    )

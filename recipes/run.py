@@ -1,0 +1,220 @@
+"""One run of a recipe: its settings, processes and images, its folder, and the provenance of its result."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+from accelerate import Accelerator
+from settings import RunSettings
+from tqdm import tqdm
+
+import rst_hub
+from rst_hub.data import Images, channel_statistics, load_images, split_off
+from rst_hub.errors import DataError, SettingsError
+from rst_hub.files import write_file
+from rst_hub.models import TIMM_VERSION
+
+EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
+"""PGD-20 of the paper, section 4.1; the step size is in pixels over 255."""
+_FREE_ON_RESUME = ("resume", "output", "max_steps", "test_samples", "eval_batch_size")
+"""Settings that may change when a run is resumed, because the learned scores or weights do not depend on them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe: its settings, its processes, its images and its folder."""
+
+    recipe: str
+    settings: RunSettings
+    accelerator: Accelerator
+    output: Path
+    train: Images
+    holdout: Images
+    test: Images
+    image_size: int
+    mean: list[float]
+    std: list[float]
+
+    def say(self, text: str) -> None:
+        """Print on the main process."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(rank, processes)."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+
+def start(recipe: str, settings: RunSettings) -> Run:
+    """Check everything that can be checked, load the images, and make the run's folder.
+
+    Raises:
+        RstHubError: a kind of it, before anything is written.
+    """
+    accelerator = Accelerator(gradient_accumulation_steps=settings.accumulation_steps)
+    share = accelerator.num_processes * settings.accumulation_steps
+    if settings.batch_size % share:
+        raise SettingsError(f"--batch-size {settings.batch_size} is no multiple of {share} (processes x steps)")
+    output = Path(settings.output or _default_output(recipe, settings))
+    previous = _check_output(output, recipe, settings)
+    with accelerator.main_process_first():  # the first reader fills the cache for the others
+        columns = {"image_column": settings.image_column, "label_column": settings.label_column}
+        bar = accelerator.is_main_process
+        # Random resized crops are cut from the images as they are, everything else from resized ones.
+        size = None if settings.augment == "imagenet" else settings.image_size
+        everything = load_images(settings.dataset, "train", image_size=size, progress=bar, **columns)
+        test = load_images(settings.dataset, "test", image_size=settings.image_size, progress=bar, **columns)
+    image_size = settings.image_size or _common_size(everything, test)
+    if everything.classes != test.classes:
+        raise DataError(f"data set {settings.dataset}: its training and test splits have different classes")
+    train, holdout = split_off(everything, settings.holdout, settings.seed)
+    if settings.batch_size > len(train):
+        raise DataError(f"--batch-size {settings.batch_size} is more than the {len(train)} training images")
+    wanted = len(test) if settings.test_samples is None else settings.test_samples
+    if settings.test_samples is None and settings.max_steps is not None:
+        wanted = settings.max_steps * settings.batch_size  # a trial is measured on no more images than it saw
+        holdout = holdout.subset(torch.arange(min(wanted, len(holdout))))
+    test = test.subset(torch.arange(min(wanted, len(test))))
+    mean, std = channel_statistics(train)
+    run = Run(recipe, settings, accelerator, output, train, holdout, test, image_size, mean, std)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and previous is None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / "settings.json", {"recipe": recipe, "settings": dataclasses.asdict(settings)})
+    run.say(
+        f"{len(train)} training, {len(holdout)} held-out and {len(test)} test images of {image_size} x {image_size}, "
+        f"{len(train.classes)} classes; run folder {output}"
+    )
+    return run
+
+
+def read_checkpoint(run: Run) -> dict[str, Any] | None:
+    """Return what :func:`write_checkpoint` wrote, with tensors on the run's device, or None for a new run."""
+    path = run.output / "checkpoint.pt"
+    if not run.settings.resume or not path.exists():
+        return None
+    return torch.load(path, map_location=run.accelerator.device, weights_only=True)
+
+
+def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
+    """Replace the run's checkpoint, on the main process."""
+    if run.accelerator.is_main_process:
+        content = io.BytesIO()
+        torch.save(dict(state), content)
+        write_file(run.output / "checkpoint.pt", content.getvalue())
+
+
+def write_metrics(run: Run, metrics: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl, one line an epoch, on the main process."""
+    if run.accelerator.is_main_process:
+        lines = "".join(json.dumps(record) + "\n" for record in metrics)
+        write_file(run.output / "metrics.jsonl", lines.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write or replace a JSON file."""
+    write_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def provenance(run: Run, best: Mapping[str, Any], test: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return what a result must carry: data, attack, settings, accuracies with sample counts, versions, command."""
+    settings = run.settings
+    name = Path(settings.dataset).name if Path(settings.dataset).is_dir() else settings.dataset
+    values = {**dataclasses.asdict(settings), "dataset": name}
+    return {
+        "recipe": run.recipe,
+        "command": shlex.join([f"recipes/{run.recipe}.py", *sys.argv[1:]]),
+        "settings": {key: value for key, value in values.items() if key not in ("output", "resume")},
+        "dataset": {
+            "name": name,
+            "training_samples": len(run.train),
+            "heldout_samples": len(run.holdout),
+        },
+        "epoch": best["epoch"],
+        "optimizer_steps": best["steps"],
+        "results": {
+            "split": "test",
+            "samples": test["samples"],
+            "clean_accuracy": test["clean"],
+            "robust_accuracy": test["pgd20"],
+            "attack": {
+                "name": "pgd",
+                "norm": "Linf",
+                "eps_over_255": settings.eps,
+                "steps": EVAL_STEPS,
+                "step_size_over_255": EVAL_STEP_SIZE,
+                "restarts": 1,
+                "seed": settings.seed,
+            },
+        },
+        "heldout": {key: best[key] for key in ("clean", "pgd20", "samples")},
+        "precision": run.accelerator.mixed_precision,
+        "processes": run.accelerator.num_processes,
+        "device": _device_name(run.accelerator.device),
+        "seconds": round(seconds, 1),
+        "versions": {
+            "rst_hub": rst_hub.__version__,
+            "torch": torch.__version__,
+            "timm": TIMM_VERSION,
+            "accelerate": accelerate.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _default_output(recipe: str, settings: RunSettings) -> str:
+    parts = [recipe, settings.model, Path(settings.dataset).name, settings.attack, f"eps{settings.eps:g}"]
+    ratio = getattr(settings, "remaining_ratio", None)
+    parts += [] if ratio is None else [f"r{ratio:g}"]
+    return os.path.join("runs", "-".join([*parts, f"s{settings.seed}"]))
+
+
+def _check_output(output: Path, recipe: str, settings: RunSettings) -> dict[str, Any] | None:
+    """Return the settings of a run to resume, or None for a new folder; raise SettingsError for any other."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return None
+    path = output / "settings.json"
+    try:
+        previous = json.loads(path.read_text(encoding="utf-8"))
+        before, same_recipe = previous["settings"], previous["recipe"] == recipe
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SettingsError(f"{output} holds something else than a run: choose another --output") from None
+    if not same_recipe:
+        raise SettingsError(f"{output} holds a run of {previous['recipe']}.py: choose another --output")
+    if not settings.resume:
+        raise SettingsError(f"{output} already holds a run: add --resume to continue it, or choose another --output")
+    now = json.loads(json.dumps(dataclasses.asdict(settings)))
+    changed = [key for key in now if now[key] != before.get(key) and key not in _FREE_ON_RESUME]
+    if changed:
+        shown = ", ".join(f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in changed)
+        raise SettingsError(f"{output} was begun with other settings ({shown}): give those, or another --output")
+    return before
+
+
+def _common_size(train: Images, test: Images) -> int:
+    sizes = {tuple(images.rows[0].shape[-2:]) for images in (train, test)}
+    in_one_size = all(isinstance(images.rows, torch.Tensor) for images in (train, test))
+    if not in_one_size or len(sizes) > 1 or len(set(next(iter(sizes)))) > 1:
+        raise DataError("the images are not squares of one size: choose one with --image-size")
+    return next(iter(sizes))[0]
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {torch.get_num_threads()} threads"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"

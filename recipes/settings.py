@@ -1,0 +1,207 @@
+"""Settings of search.py and train.py: one frozen dataclass each, made from a preset, a TOML file and the command line.
+
+Later ones win: the defaults (the paper's, for CIFAR), the preset, ``--config file.toml``, the command line. The names
+are the same everywhere, with ``-`` for ``_`` on the command line.
+"""
+
+import argparse
+import dataclasses
+import sys
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from rst_hub.data import AUGMENTATIONS
+from rst_hub.errors import SettingsError, nearest
+from rst_hub.masking import PATTERNS, check_remaining_ratio
+from rst_hub.weights import DISTRIBUTIONS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper, section 4.1 and appendix B: the defaults of RunSettings.
+    "cifar": {},
+    # The paper's ImageNet settings; momentum, weight decay and warm-up as in its published configuration.
+    "imagenet": {
+        "model": "resnet50",
+        "image_size": 224,
+        "augment": "imagenet",
+        "attack": "fgsm-rs",
+        "eps": 4.0,
+        "epochs": 100,
+        "lr": 0.256,
+        "schedule": "cosine",
+        "warmup_epochs": 5,
+        "momentum": 0.875,
+        "weight_decay": 3.05e-5,
+    },
+    # Minutes on two cores: ours, chosen on the held-out digits.
+    "digits": {
+        "model": "resnet10t",
+        "augment": "none",
+        "holdout": 200,
+        "attack": "fgsm-rs",
+        "epochs": 12,
+        "batch_size": 128,
+        "schedule": "cosine",
+        "remaining_ratio": 0.1,
+    },
+}
+
+
+def _setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a search and the training of a dense baseline have in common. The defaults are the paper's for CIFAR."""
+
+    model: str = _setting("preact_resnet18", "architecture, by its timm name")
+    dataset: str = _setting("digits", "'digits', a folder, or a data set name on the Hub")
+    image_size: int | None = _setting(None, "side of the square images; default: as they are")
+    image_column: str | None = _setting(None, "image column, where the data set has several")
+    label_column: str | None = _setting(None, "label column, where the data set has several")
+    augment: str = _setting("cifar", "augmentation of the training images", AUGMENTATIONS)
+    holdout: int = _setting(1000, "training images held out to choose the best epoch")
+    attack: str = _setting("pgd", "attack to train against", ("pgd", "fgsm", "fgsm-rs"))
+    eps: float = _setting(8.0, "Linf budget in pixels over 255")
+    step_size: float | None = _setting(None, "attack step in pixels over 255; default: 2 for pgd, 1.25 eps for fgsm-rs")
+    steps: int = _setting(7, "attack steps of pgd")
+    epochs: int = _setting(160, "passes over the training images")
+    max_steps: int | None = _setting(None, "stop after so many optimizer steps, for a trial")
+    batch_size: int = _setting(256, "images an optimizer step, over all processes and accumulation steps")
+    accumulation_steps: int = _setting(1, "parts that each process takes its share of a batch in")
+    lr: float = _setting(0.1, "learning rate")
+    schedule: str = _setting("step", "step: a tenth at 50 and 75%% of the epochs", ("step", "cosine", "constant"))
+    warmup_epochs: int = _setting(0, "epochs of linear warm-up before a cosine schedule")
+    momentum: float = _setting(0.9, "momentum of SGD")
+    weight_decay: float = _setting(5e-4, "weight decay of SGD")
+    eval_batch_size: int = _setting(100, "images a batch in evaluation")
+    test_samples: int | None = _setting(None, "test images to measure on; default: all")
+    seed: int = _setting(0, "of the random network, the data order and the attacks")
+    output: str | None = _setting(None, "folder of the run; default: runs/<recipe>-<model>-<dataset>-...")
+    resume: bool = _setting(False, "continue the run in --output from its last whole epoch")
+
+
+@dataclass(frozen=True)
+class SearchSettings(RunSettings):
+    """Settings of a search for a robust scratch ticket."""
+
+    remaining_ratio: float = _setting(0.05, "share of each layer's weights that the ticket keeps")
+    distribution: str = _setting("signed_kaiming_constant", "of the random weights", DISTRIBUTIONS)
+    pattern: str = _setting("element", "what is kept or removed as one", PATTERNS)
+    score_seed: int = _setting(0, "of the initial scores")
+
+
+@dataclass(frozen=True)
+class TrainSettings(RunSettings):
+    """Settings of the training of a dense baseline."""
+
+    attack: str = _setting("pgd", "attack to train against; none: natural training", ("none", "pgd", "fgsm", "fgsm-rs"))
+
+
+Settings = TypeVar("Settings", bound=RunSettings)
+
+
+def parse(kind: type[Settings], arguments: list[str], description: str) -> Settings:
+    """Return settings of ``kind`` from the command line ``arguments``.
+
+    Raises:
+        SettingsError: an unknown name (the nearest right one is said), a wrong type, or a value out of range.
+    """
+    given = vars(_command_line(kind, description, arguments))
+    config, preset = given.pop("config", None), given.pop("preset", None)
+    from_file = _read_toml(config, kind) if config else {}
+    preset = preset or from_file.pop("preset", None)
+    if preset is None:
+        dataset = given.get("dataset", from_file.get("dataset", "digits"))
+        preset = "digits" if dataset == "digits" else "cifar"
+    if preset not in PRESETS:
+        raise SettingsError(f"preset {preset!r} is not known. {nearest(preset, PRESETS)}")
+    names = {f.name for f in dataclasses.fields(kind)}
+    chosen = {key: value for key, value in PRESETS[preset].items() if key in names}
+    settings = kind(**{**chosen, **from_file, **given})
+    check(settings)
+    return settings
+
+
+def check(settings: RunSettings) -> None:
+    """Raise SettingsError for a value out of range."""
+    positive = ("steps", "epochs", "batch_size", "accumulation_steps", "holdout", "eval_batch_size", "lr")
+    for name in (*positive, "max_steps", "test_samples", "image_size"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise SettingsError(f"--{_dashed(name)} {value}: give a number above 0")
+    for name in ("eps", "step_size", "momentum", "weight_decay", "warmup_epochs"):
+        value = getattr(settings, name)
+        if value is not None and not value >= 0:
+            raise SettingsError(f"--{_dashed(name)} {value}: give 0 or more")
+    if settings.eps > 255:
+        raise SettingsError(f"--eps {settings.eps}: give a budget in pixels over 255, at most 255")
+    if settings.warmup_epochs and settings.schedule != "cosine":
+        raise SettingsError(f"--warmup-epochs goes with --schedule cosine, not {settings.schedule}")
+    if not 0 <= settings.seed < 2**64:
+        raise SettingsError(f"--seed {settings.seed}: give a whole number from 0 to 2**64 - 1")
+    if isinstance(settings, SearchSettings):
+        check_remaining_ratio(settings.remaining_ratio)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"command line: {message}")
+
+
+def _command_line(kind: type[RunSettings], description: str, arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--config", help="TOML file of settings, by the names below")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
+    for f in dataclasses.fields(kind):
+        shown = "" if f.default is None else f" ({f.default})"
+        options: dict[str, Any] = {"help": f.metadata["help"] + shown, "dest": f.name}
+        if _type_of(kind, f.name) is bool:
+            options["action"] = "store_true"
+        else:
+            options |= {"type": _type_of(kind, f.name), "choices": f.metadata["choices"]}
+        parser.add_argument(f"--{_dashed(f.name)}", **options)
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        names = [option for action in parser._actions for option in action.option_strings]
+        raise SettingsError(f"command line: {unknown[0]!r} is not known. {nearest(unknown[0].split('=')[0], names)}")
+    return known
+
+
+def _read_toml(path: str, kind: type[RunSettings]) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for name, value in values.items():
+        if name == "preset":
+            continue
+        if name not in fields:
+            raise SettingsError(f"{path}: {name!r} is not known. {nearest(name, fields)}")
+        wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            values[name] = value = float(value)
+        if type(value) is not wanted or (choices and value not in choices):
+            expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
+            raise SettingsError(f"{path}: {name} = {value!r} must be {expected}")
+    return values
+
+
+def _type_of(kind: type[RunSettings], name: str) -> type:
+    hint = typing.get_type_hints(kind)[name]
+    if isinstance(hint, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    return hint
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,86 @@
+"""The command ``rst-hub``: info and verify, in words."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from .errors import RstHubError
+from .models import TIMM_VERSION
+from .ticket import Ticket, ticket_names
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 0, or 2 after printing what is wrong."""
+    parser = argparse.ArgumentParser(prog="rst-hub", description="Robust scratch tickets: look into them, check them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("info", "say what a ticket folder holds"),
+        ("verify", "make every ticket's weights anew and compare them with what was drawn"),
+    ):
+        commands.add_parser(name, help=text, description=text).add_argument("folder", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        {"info": info, "verify": verify}[options.command](options.folder)
+    except RstHubError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def info(folder: Path) -> None:
+    """Print what every ticket in ``folder`` is: architecture, seed, masks, size, measured accuracies."""
+    for name in ticket_names(folder):
+        ticket = Ticket.load(folder, name)
+        total = sum(mask.numel() for mask in ticket.masks.values())
+        tensors = ticket.state_dict().values()
+        dense = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        size = (folder / ticket.file).stat().st_size
+        print(f"{folder}: ticket {name} of {ticket.architecture} {_arguments(ticket.timm_kwargs)}")
+        print(f"  random network   seed {ticket.init.seed}, {ticket.init.distribution}")
+        share = f"{ticket.kept:,} of {total:,} weights kept ({ticket.kept / total:.2%})"
+        print(f"  masks            {ticket.pattern}, {share}")
+        print(f"  size             {size:,} bytes, dense {dense:,} ({dense / size:.0f} times as many)")
+        for line in _results(ticket.provenance):
+            print(line)
+
+
+def verify(folder: Path) -> None:
+    """Check every ticket in ``folder``: its file, its masks, and the weights made anew; raise at the first fault."""
+    names = ticket_names(folder)
+    for name in names:
+        ticket = Ticket.load(folder, name)
+        ticket.verify()
+        print(f"{folder / ticket.file}: the file is the one that config.json lists (SHA-256)")
+        print(f"  {len(ticket.masks)} masks decode and keep {ticket.kept:,} weights, as many as were drawn")
+        print(f"  the weights made from seed {ticket.init.seed} are those it was drawn with, bit for bit")
+        print(
+            f"  with {len(ticket.state)} stored tensors they fill {ticket.architecture} of timm {TIMM_VERSION} exactly"
+        )
+    print(f"verified: {len(names)} of {len(names)} tickets")
+
+
+def _arguments(timm_kwargs: dict[str, Any]) -> str:
+    return "(" + ", ".join(f"{key}={value}" for key, value in timm_kwargs.items()) + ")"
+
+
+def _results(provenance: dict[str, Any]) -> list[str]:
+    """Return the lines on measured accuracies; a field that is not there is 'not measured' or 'not recorded'."""
+    try:
+        results, attack = provenance["results"], provenance["results"]["attack"]
+        where = f"{provenance['dataset']['name']}, {results['split']} split, {results['samples']} samples"
+        how = (
+            f"{attack['name'].upper()}-{attack['steps']}, {attack['norm']}, eps {attack['eps_over_255']:g}/255, step "
+            f"{attack['step_size_over_255']:g}/255, {attack['restarts']} restart, seed {attack['seed']}"
+        )
+        return [
+            f"  clean accuracy   {results['clean_accuracy']:.2f} % ({where})",
+            f"  robust accuracy  {results['robust_accuracy']:.2f} % ({how})",
+            f"  searched by      {provenance['command']}",
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return ["  accuracy         not measured"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""A ticket folder's config.json: written, read and checked field by field, so that its readers need not doubt it.
+
+The ``rst`` part is the format: architecture and its arguments, the seed, and one entry a ticket. What stands beside it
+is the same in timm's words, for ``timm.create_model("local-dir:...")``.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import RstHubError, TicketError, nearest
+from .masking import PATTERNS, check_remaining_ratio
+from .weights import GENERATOR, Init
+
+FORMAT_VERSION = 1
+TICKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_CONFIG_BYTES = 16 * 2**20
+
+
+def new_config(
+    architecture: str, timm_kwargs: Mapping[str, Any], init: Init, pretrained_cfg: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the config.json of a folder without tickets."""
+    seed = {"seed": init.seed, "distribution": init.distribution}
+    config = {
+        "architecture": "rst",
+        "num_classes": pretrained_cfg.get("num_classes"),
+        "model_args": _model_args(architecture, seed, timm_kwargs),
+        "pretrained_cfg": dict(pretrained_cfg),
+        "rst": {
+            "format_version": FORMAT_VERSION,
+            "architecture": architecture,
+            "timm_kwargs": dict(timm_kwargs),
+            "init": {**seed, "generator": GENERATOR},
+            "tickets": [],
+        },
+    }
+    return json.loads(to_json(config))
+
+
+def ticket_file(name: str) -> str:
+    """Return the name of a ticket's file."""
+    return f"ticket-{name}.safetensors"
+
+
+def to_json(config: Mapping[str, Any]) -> bytes:
+    """Return config.json's bytes."""
+    return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a ticket folder's config.json.
+
+    Raises:
+        TicketError: the folder or the file is missing, not of this format, of a newer version, or lists files
+            otherwise than they lie in the folder.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise TicketError(f"{folder} is not a folder: give one that holds a ticket's config.json")
+    if not path.is_file():
+        raise TicketError(f"{folder} holds no config.json, so it is no ticket folder: choose another folder")
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError("it is too large")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        newer = config["rst"]["format_version"]
+        if not isinstance(newer, int) or newer <= FORMAT_VERSION:
+            _check_network(config)
+            _check_entries(config["rst"]["tickets"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, RstHubError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise TicketError(f"{path} is not a ticket's config ({reason}): fetch the folder anew") from error
+    if newer > FORMAT_VERSION:
+        raise TicketError(
+            f"{path} is of ticket format version {newer}; this rst-hub reads up to {FORMAT_VERSION}: upgrade rst-hub"
+        )
+    listed = {entry["file"] for entry in config["rst"]["tickets"]}
+    foreign = sorted(found.name for found in folder.glob("ticket-*.safetensors") if found.name not in listed)
+    if foreign:
+        raise TicketError(f"{folder / foreign[0]} is not listed in config.json: remove the foreign file")
+    return config
+
+
+def choose_entry(folder: Path, config: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """Return the entry of the ticket ``name``, which may be None where there is only one."""
+    entries = config["rst"]["tickets"]
+    names = [entry["name"] for entry in entries]
+    if name is None and len(entries) == 1:
+        return entries[0]
+    if name is None:
+        raise TicketError(f"{folder} holds {len(names)} tickets: choose one of {', '.join(names)}")
+    if name not in names:
+        raise TicketError(f"{folder} holds no ticket {name!r}. {nearest(name, names)}")
+    return entries[names.index(name)]
+
+
+def add_entry(folder: Path, config: dict[str, Any], entry: dict[str, Any], present: Mapping[str, Any] | None) -> None:
+    """Add ``entry`` to ``config``, behind those of ``present``, the folder's config of the same random network.
+
+    Raises:
+        TicketError: ``present`` is of another network, input or labels, or has another ticket of this name.
+    """
+    others = []
+    if present is not None:
+        for key in ("architecture", "timm_kwargs", "init"):
+            here, new = present["rst"][key], config["rst"][key]
+            if here != new:
+                raise TicketError(f"{folder} holds tickets of {key} {here}, not {new}: save to another folder")
+        if present["pretrained_cfg"] != config["pretrained_cfg"]:
+            raise TicketError(f"{folder} holds tickets of another input or other labels: save to another folder")
+        others = [other for other in present["rst"]["tickets"] if other["name"] != entry["name"]]
+        same = [other for other in present["rst"]["tickets"] if other["name"] == entry["name"]]
+        if same and same[0]["sha256"] != entry["sha256"]:
+            raise TicketError(f"{folder} already holds another ticket {entry['name']}: save to another folder or name")
+    config["rst"]["tickets"] = [*others, entry]
+
+
+def _model_args(architecture: str, init: Mapping[str, Any], timm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"base": architecture, "seed": init["seed"], "distribution": init["distribution"], **timm_kwargs}
+
+
+def _check_network(config: Mapping[str, Any]) -> None:
+    rst = config["rst"]
+    if rst["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format_version {rst['format_version']!r}")
+    Init(rst["init"]["seed"], rst["init"]["distribution"])
+    if rst["init"]["generator"] != GENERATOR:
+        raise ValueError(f"weights of another generator, {rst['init']['generator']!r}")
+    if not isinstance(rst["architecture"], str) or not isinstance(rst["timm_kwargs"], dict):
+        raise ValueError("its architecture is not a name with arguments")
+    expected = ("rst", _model_args(rst["architecture"], rst["init"], rst["timm_kwargs"]))
+    if (config["architecture"], config["model_args"]) != expected:
+        raise ValueError("its architecture and model_args for timm disagree with its rst part")
+    if not isinstance(config["pretrained_cfg"], dict):
+        raise ValueError("its pretrained_cfg is not an object")
+
+
+def _check_entries(entries: list[dict[str, Any]]) -> None:
+    if not isinstance(entries, list) or not 1 <= len(entries) <= 10_000:
+        raise ValueError("it lists no tickets")
+    for entry in entries:
+        name = entry["name"]
+        if not TICKET_NAME.fullmatch(name) or entry["file"] != ticket_file(name):
+            raise ValueError(f"ticket {name!r} has the file {entry['file']!r}")
+        check_remaining_ratio(entry["remaining_ratio"])
+        if entry["pattern"] not in PATTERNS:
+            raise ValueError(f"ticket {name} has the pattern {entry['pattern']!r}")
+        if not all(re.fullmatch(r"[0-9a-f]{64}", entry[key]) for key in ("sha256", "weights_digest")):
+            raise ValueError(f"ticket {name} has a checksum that is no SHA-256")
+        if not isinstance(entry["kept"], int) or not isinstance(entry["provenance"], dict):
+            raise ValueError(f"ticket {name} has a wrong kept count or provenance")
+    if len({entry["name"] for entry in entries}) != len(entries):
+        raise ValueError("two of its tickets have one name")

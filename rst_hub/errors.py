@@ -1,0 +1,35 @@
+"""The exceptions of rst-hub. Every message says what is wrong, where, and what to do about it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RstHubError(Exception):
+    """Anything that rst-hub refuses; catch this one to catch all of them."""
+
+
+class SettingsError(RstHubError):
+    """A setting or an argument is out of its range, unknown, or contradicts another."""
+
+
+class ArchitectureError(RstHubError):
+    """timm does not know the architecture, or it does not fit the arguments or the ticket."""
+
+
+class DataError(RstHubError):
+    """A data set cannot be read as images with class labels."""
+
+
+class TicketError(RstHubError):
+    """A ticket folder is missing, incomplete, edited, foreign, or written by a newer rst-hub."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known names are close to ``name``, as a sentence to end an error message with."""
+    known = sorted(known)
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if matches:
+        return f"Did you mean {' or '.join(matches)}?"
+    if len(known) <= 12:
+        return f"Known: {', '.join(known)}."
+    return "No known name is near it."

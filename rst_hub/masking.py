@@ -1,0 +1,137 @@
+"""EdgePopup: scores beside a frozen random network, top-k masks, and the straight-through gradient (paper, section 3).
+
+The model stays an ordinary module: its parameters hold weight x mask and are rewritten once an optimizer step. The
+straight-through estimator is elementwise, so the scores' gradient is exact when it is taken from the gradient that
+autograd (or DDP, autocast, checkpointing) left on the parameter: score.grad = parameter.grad x weight x sign(score).
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+
+from .errors import ArchitectureError, SettingsError, nearest
+from .roles import maskable_weights
+from .weights import Init, uniform
+
+PATTERNS = ("element",)
+
+
+class EdgePopup:
+    """Scores, masks and their gradients for the maskable weights of one model (Ramanujan et al., 2020, edge-popup).
+
+    The scores are float32 parameters of the weights' shapes, on the weights' devices, initialised Kaiming uniform
+    with a = sqrt(5) from ``score_seed``. The optimizer holds ``popup.scores.values()``; a search step is::
+
+        loss(model(x_adv), y).backward()
+        popup.collect_gradients()
+        optimizer.step()
+        popup.apply()
+
+    Args:
+        model: from :func:`rst_hub.create_model`. Its maskable parameters are overwritten at once.
+        init: the seed and distribution of the weights; the weights are made anew, whatever the model holds.
+        remaining_ratio: share of each layer's weights that is kept, in (0, 1] (layer-wise uniform, section 4.1).
+        pattern: what is kept or removed as one; "element" is a single weight.
+        score_seed: seed of the initial scores.
+
+    Raises:
+        SettingsError: the ratio or the pattern is not one of those above.
+        ArchitectureError: the model has no weight that can be masked.
+    """
+
+    def __init__(
+        self, model: nn.Module, init: Init, remaining_ratio: float, *, pattern: str = "element", score_seed: int = 0
+    ) -> None:
+        check_remaining_ratio(remaining_ratio)
+        if pattern not in PATTERNS:
+            raise SettingsError(f"sparsity pattern {pattern!r} is not known. {nearest(str(pattern), PATTERNS)}")
+        Init(score_seed)  # refuses a bad seed
+        weights = maskable_weights(model)
+        if not weights:
+            raise ArchitectureError(f"{type(model).__name__} has no convolution or linear weight to mask")
+        self.model, self.init, self.pattern, self.score_seed = model, init, pattern, score_seed
+        self.remaining_ratio = float(remaining_ratio)
+        self.seeded = {w.name: w.seeded(init) for w in weights}
+        self.parameters = {w.name: w.parameter for w in weights}
+        self.weights: dict[str, torch.Tensor] = {}
+        self.scores: dict[str, nn.Parameter] = {}
+        for w in weights:
+            scores = uniform("scores", score_seed, w.name, w.parameter.shape, float(np.float32(w.fan_in**-0.5)))
+            self.weights[w.name] = _like(w.parameter, init.tensor(self.seeded[w.name]))
+            self.scores[w.name] = nn.Parameter(_like(w.parameter, scores))
+        self.apply()
+
+    def masks(self) -> dict[str, torch.Tensor]:
+        """Return the bool mask of every maskable weight: its ``kept`` largest scores by size, layer by layer."""
+        return {name: self._mask(scores) for name, scores in self.scores.items()}
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Write weight x mask into the model's parameters; what the mask removes becomes +0.0, never -0.0."""
+        for name, scores in self.scores.items():
+            zero = torch.zeros((), dtype=scores.dtype, device=scores.device)
+            self.parameters[name].copy_(torch.where(self._mask(scores), self.weights[name], zero))
+
+    @torch.no_grad()
+    def collect_gradients(self) -> None:
+        """Turn the parameters' gradients into the scores' and clear the former; call once before optimizer.step()."""
+        for name, scores in self.scores.items():
+            gradient = self.parameters[name].grad
+            self.parameters[name].grad = None
+            scores.grad = None if gradient is None else gradient * self.weights[name] * scores.sign()
+
+    def _mask(self, scores: torch.Tensor) -> torch.Tensor:
+        return top_k_mask(scores, kept_count(scores.numel(), self.remaining_ratio))
+
+
+def check_remaining_ratio(remaining_ratio: float) -> None:
+    """Raise SettingsError unless the ratio is in (0, 1]."""
+    if (
+        isinstance(remaining_ratio, bool)
+        or not isinstance(remaining_ratio, int | float)
+        or not 0 < remaining_ratio <= 1
+    ):
+        raise SettingsError(
+            f"remaining ratio {remaining_ratio!r}: give the share of weights to keep, in (0, 1] (0.05 keeps 5%)"
+        )
+
+
+def kept_count(size: int, remaining_ratio: float) -> int:
+    """Return how many of ``size`` weights are kept: n - int((1 - ratio) n), as the paper's code rounds; at least 1."""
+    return max(1, size - int((1 - remaining_ratio) * size))
+
+
+@torch.no_grad()
+def top_k_mask(scores: torch.Tensor, kept: int) -> torch.Tensor:
+    """Return the bool mask, of the scores' shape, of the ``kept`` scores that are largest in size.
+
+    Exact without a sort. Of equal scores at the threshold the last ones in row-major order stay, as in a stable
+    ascending sort that keeps its end.
+    """
+    size = scores.detach().abs()
+    in_memory_order = size.as_strided((size.numel(),), (1,)) if _is_dense(size) else size.reshape(-1)
+    if size.device.type == "cpu":
+        rank = size.numel() - kept
+        threshold = torch.tensor(np.partition(in_memory_order.numpy(), rank)[rank])
+    else:
+        threshold = torch.kthvalue(in_memory_order, size.numel() - kept + 1).values
+    mask = size >= threshold
+    if size.device.type == "cpu" and int(mask.sum()) == kept:
+        return mask  # no tie; elsewhere this question would cost a wait for the device
+    above = size > threshold
+    tie = (size == threshold).reshape(-1)
+    from_the_end = tie.flip(0).cumsum(0).flip(0)
+    return above | (tie & (from_the_end <= kept - above.sum())).view(size.shape)
+
+
+def _like(parameter: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return ``values`` as float32 with the parameter's device and memory layout (channels_last, say)."""
+    return torch.empty_like(parameter, dtype=torch.float32, requires_grad=False).copy_(values)
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    strides = sorted(zip(tensor.stride(), tensor.shape, strict=True))
+    expected = [math.prod(size for _, size in strides[:i]) for i in range(len(strides))]
+    return all(size == 1 or stride == due for (stride, size), due in zip(strides, expected, strict=True))

@@ -1,0 +1,242 @@
+"""timm models with random seeded weights: built by plain names and checked arguments, neutral but for the weights."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from . import cifar as cifar  # registers the paper's networks with timm
+from .errors import ArchitectureError, nearest
+from .files import new_folder, write_file
+from .roles import make_neutral, maskable_weights
+from .weights import Init, SeededTensor
+
+TIMM_VERSION: str = timm.__version__
+Layout = tuple[tuple[int, ...], torch.dtype]
+"""Shape and dtype of a tensor in a state dict."""
+
+_POOLS = ("", "avg", "avgmax", "catavgmax", "map", "max", "token")
+_ARGUMENTS = {
+    "num_classes": lambda v: _is_int(v, 0, 100_000),
+    "in_chans": lambda v: _is_int(v, 1, 1024),
+    "img_size": lambda v: _is_int(v, 1, 4096) or (_is_pair(v) and all(_is_int(side, 1, 4096) for side in v)),
+    "global_pool": lambda v: v in _POOLS,
+    "drop_rate": lambda v: _is_share(v),
+    "drop_path_rate": lambda v: _is_share(v),
+}
+"""The timm arguments that a ticket may carry. Others (checkpoint_path, pretrained, ...) can load or run things."""
+
+_INPUT_KEYS = {
+    "input_size": lambda v: isinstance(v, list | tuple) and len(v) == 3 and all(_is_int(n, 1, 4096) for n in v),
+    "fixed_input_size": lambda v: isinstance(v, bool),
+    "interpolation": lambda v: v in ("bicubic", "bilinear", "nearest", "lanczos", "random"),
+    "crop_pct": lambda v: isinstance(v, int | float) and 0 < v <= 1,
+    "crop_mode": lambda v: v in ("center", "squash", "border"),
+    "mean": lambda v: _are_channel_values(v),
+    "std": lambda v: _are_channel_values(v) and all(value > 0 for value in v),
+    "num_classes": lambda v: _is_int(v, 0, 100_000),
+    "label_names": lambda v: isinstance(v, list | tuple) and len(v) <= 100_000 and all(isinstance(n, str) for n in v),
+    "first_conv": lambda v: v is None or _are_names(v),
+    "classifier": lambda v: v is None or _are_names(v),
+}
+"""What of timm's pretrained_cfg a ticket carries: the input, the labels, two layer names; no URL, file or hook."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """How a model was made; :func:`create_model` leaves it on the model as ``rst_source``."""
+
+    architecture: str
+    timm_kwargs: dict[str, Any]
+    init: Init
+    seeded: dict[str, SeededTensor]
+
+
+class PixelModel(nn.Module):
+    """A model that takes pixels in [0, 1]: normalises them as ``model.pretrained_cfg`` says, then calls ``model``."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        cfg: Any = model.pretrained_cfg
+        device = next(model.parameters()).device
+        for name in ("mean", "std"):
+            values = torch.tensor(cfg[name], dtype=torch.float32, device=device).view(1, -1, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map float pixels (N, C, H, W) in [0, 1] to the model's logits."""
+        return self.model((x - self.mean) / self.std)
+
+
+def create_model(architecture: str, init: Init, **timm_kwargs: Any) -> nn.Module:
+    """Return a timm model whose maskable weights are those of ``init``, with everything else neutral and frozen.
+
+    The table in ``roles.py`` says what is masked, neutral and seeded. Only maskable weights require gradients.
+
+    Args:
+        architecture: a name that timm has registered, without a pretrained tag.
+        init: seed and distribution of the weights.
+        **timm_kwargs: num_classes, in_chans, img_size, global_pool, drop_rate or drop_path_rate.
+
+    Raises:
+        ArchitectureError: timm does not know the name, or it refuses an argument.
+    """
+    model = build_model(architecture, **timm_kwargs)
+    seeded = [weight.seeded(init) for weight in maskable_weights(model)] + make_neutral(model)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for spec in seeded:
+            parameters[spec.name].copy_(init.tensor(spec))
+    cast(Any, model).rst_source = Source(architecture, dict(timm_kwargs), init, {spec.name: spec for spec in seeded})
+    return model
+
+
+def build_model(architecture: str, *, seed: int = 0, **timm_kwargs: Any) -> nn.Module:
+    """Return timm's own model of that name, never pretrained, initialised by timm from torch's ``seed``.
+
+    torch's global random state is left as it was.
+
+    Raises:
+        ArchitectureError: as for :func:`create_model`.
+    """
+    check_architecture(architecture, timm_kwargs)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return timm.create_model(architecture, pretrained=False, **timm_kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ArchitectureError(f"timm cannot build {architecture} with {timm_kwargs}: {error}") from error
+
+
+def check_architecture(architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
+    """Raise ArchitectureError unless the name is registered and every argument is allowed and in range."""
+    plain = isinstance(architecture, str) and not set(architecture) & set(":/.@\\")
+    if not plain or not timm.is_model(architecture):
+        known = nearest(str(architecture).partition(".")[0], timm.list_models())
+        raise ArchitectureError(f"timm {TIMM_VERSION} has no architecture {architecture!r}. {known}")
+    for name, value in timm_kwargs.items():
+        if name not in _ARGUMENTS:
+            raise ArchitectureError(f"timm argument {name!r} cannot go into a ticket. {nearest(name, _ARGUMENTS)}")
+        if not _ARGUMENTS[name](value):
+            raise ArchitectureError(f"timm argument {name}={value!r} is not of the right type or out of range")
+
+
+def state_layout(architecture: str, timm_kwargs: Mapping[str, Any]) -> dict[str, Layout]:
+    """Return (shape, dtype) of every tensor in the architecture's state dict, without allocating any."""
+    with torch.device("meta"):
+        model = build_model(architecture, **timm_kwargs)
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
+
+
+def size_arguments(architecture: str, image_size: int) -> dict[str, Any]:
+    """Return the timm arguments that an architecture needs to take square images of this size: img_size, or none."""
+    check_architecture(architecture, {})
+    fixed = timm.get_pretrained_cfg(architecture)
+    return {"img_size": image_size} if fixed is not None and fixed.fixed_input_size else {}
+
+
+def describe_input(
+    model: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float], label_names: Sequence[str]
+) -> None:
+    """Set ``model.pretrained_cfg`` (timm's form), so that ``timm.data.resolve_model_data_config(model)`` is right."""
+    own: Any = model.pretrained_cfg
+    set_input(
+        model,
+        {
+            "input_size": [len(mean), image_size, image_size],
+            "fixed_input_size": bool(own.get("fixed_input_size", False)),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(mean),
+            "std": list(std),
+            "num_classes": len(label_names),
+            "label_names": list(label_names),
+            "first_conv": own.get("first_conv"),
+            "classifier": own.get("classifier"),
+        },
+    )
+
+
+def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
+    """Give a model this pretrained_cfg, in both places where timm looks.
+
+    Raises:
+        ArchitectureError: a key is not among those that a ticket may carry, or its value is of the wrong type.
+    """
+    for key, value in pretrained_cfg.items():
+        if key not in _INPUT_KEYS or not _INPUT_KEYS[key](value):
+            raise ArchitectureError(f"pretrained_cfg entry {key}={value!r} is not one that a ticket may carry")
+    timm_model: Any = model
+    timm_model.pretrained_cfg = timm_model.default_cfg = dict(pretrained_cfg)
+
+
+def carried_input(model: nn.Module) -> dict[str, Any]:
+    """Return what of ``model.pretrained_cfg`` a ticket carries."""
+    own = dict(cast(Any, model.pretrained_cfg))
+    return {key: own[key] for key in _INPUT_KEYS if key in own}
+
+
+def save_dense(model: nn.Module, folder: str | Path, architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
+    """Write a dense model in timm's form: config.json and model.safetensors, for its ``local-dir:`` names."""
+    config = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "model_args": dict(timm_kwargs),
+        "pretrained_cfg": carried_input(model),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    with new_folder(Path(folder)) as beside:
+        write_file(beside / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        safetensors.torch.save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_dense(folder: str | Path) -> nn.Module:
+    """Return in eval mode the model that :func:`save_dense` wrote.
+
+    Raises:
+        ArchitectureError: the folder holds no such model.
+    """
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        model = build_model(config["architecture"], **config["model_args"])
+        set_input(model, config["pretrained_cfg"])
+        model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ArchitectureError(f"{folder} holds no dense model as recipes/train.py writes it: {error}") from error
+    return model.eval()
+
+
+def _is_int(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2
+
+
+def _are_channel_values(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple) and 1 <= len(value) <= 1024 and all(isinstance(v, int | float) for v in value)
+    )
+
+
+def _are_names(value: Any) -> bool:
+    names = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(name, str) and len(name) < 256 for name in names)
