@@ -38,10 +38,10 @@ def _start_cpu_processes() -> None:
     launcher = psutil.Process().parent()
     words = " ".join(launcher.cmdline() if launcher else [])
     number = re.search(r"--num[_-]processes[= ](\d+)", words)
-    if number is None or "--num_machines" in words or "--num-machines" in words:
+    if number is None or re.search(r"--num[_-]machines[= ](?!1\b)", words):
         raise SettingsError(
-            "accelerate launch starts one process on CPUs and leaves more to mpirun: give --num_processes on its own line, "
-            "or start with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N"
+            "on CPUs accelerate launch starts one process and leaves more to mpirun: give --num_processes on its line "
+            "(for one machine), or start with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N"
         )
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", number[1]]
     rendezvous = ["--master_addr", env["MASTER_ADDR"], "--master_port", env["MASTER_PORT"]]

@@ -231,7 +231,8 @@ def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _in_words(record: Mapping[str, Any], settings: RunSettings) -> str:
+    where = f"eps {settings.eps:g}/255, {record['samples']} images"
     return (
-        f"epoch {record['epoch']}/{settings.epochs}  loss {record['loss']:.3f}  held-out: clean {record['clean']:.1f}, "
-        f"PGD-20 {record['pgd20']:.1f} (eps {settings.eps:g}/255, {record['samples']} images), {record['seconds']:.0f} s"
+        f"epoch {record['epoch']}/{settings.epochs}  loss {record['loss']:.3f}  {record['seconds']:.0f} s  "
+        f"held-out: clean {record['clean']:.1f}, PGD-20 {record['pgd20']:.1f} ({where})"
     )

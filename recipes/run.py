@@ -177,7 +177,7 @@ def _default_output(recipe: str, settings: RunSettings) -> str:
     parts = [recipe, settings.model, Path(settings.dataset).name, settings.attack, f"eps{settings.eps:g}"]
     ratio = getattr(settings, "remaining_ratio", None)
     parts += [] if ratio is None else [f"r{ratio:g}"]
-    return os.path.join("runs", "-".join([*parts, f"s{settings.seed}"]))
+    return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
 
 
 def _check_output(output: Path, recipe: str, settings: RunSettings) -> dict[str, Any] | None:
