@@ -18,6 +18,7 @@ import torch
 from .errors import TicketError
 
 PACKED, HUFFMAN, RICE = 0, 1, 2
+_RICE_PARAMETERS = range(1, 25)  # 0 would be the packed bits again
 _HEADER = struct.Struct("<BBQ")
 
 
@@ -48,6 +49,8 @@ def decode_mask(data: bytes, size: int) -> torch.Tensor:
         raise TicketError(f"mask of {size} bits: {len(data)} bytes are too short for its header")
     codec, parameter, kept = _HEADER.unpack_from(data)
     code = data[_HEADER.size :]
+    if parameter and codec != RICE:
+        raise TicketError(f"mask of {size} bits: codec {codec} has no parameter, but its header has {parameter}")
     if kept > size:
         raise TicketError(f"mask of {size} bits claims to keep {kept} of them")
     if codec == PACKED:
@@ -85,8 +88,8 @@ def _inflate(code: bytes, size: int) -> bytes:
 
 def _rice_encode(flat: np.ndarray) -> tuple[int, bytes]:
     gaps = np.diff(np.flatnonzero(flat), prepend=-1) - 1
-    lengths = [gaps.size * (1 + r) + int((gaps >> r).sum()) for r in range(25)]
-    parameter = int(np.argmin(lengths))
+    lengths = [gaps.size * (1 + r) + int((gaps >> r).sum()) for r in _RICE_PARAMETERS]
+    parameter = _RICE_PARAMETERS[int(np.argmin(lengths))]
     quotients = gaps >> parameter
     unary = np.zeros(int(quotients.sum()) + gaps.size, np.uint8)
     unary[np.cumsum(quotients + 1) - 1] = 1
@@ -98,7 +101,7 @@ def _rice_encode(flat: np.ndarray) -> tuple[int, bytes]:
 def _rice_decode(code: bytes, parameter: int, kept: int, size: int) -> np.ndarray:
     tail = (kept * parameter + 7) // 8
     # The quotients sum to less than size >> parameter, so no honest code is longer than this.
-    if parameter > 24 or not tail <= len(code) <= tail + (kept + (size >> parameter) + 7) // 8:
+    if parameter not in _RICE_PARAMETERS or not tail <= len(code) <= tail + (kept + (size >> parameter) + 7) // 8:
         raise TicketError(f"mask of {size} bits: {len(code)} bytes cannot be its Rice code")
     unary = np.unpackbits(np.frombuffer(code, np.uint8, len(code) - tail), bitorder="little")
     ends = np.flatnonzero(unary)

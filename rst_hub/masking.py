@@ -80,7 +80,7 @@ class EdgePopup:
         for name, scores in self.scores.items():
             gradient = self.parameters[name].grad
             self.parameters[name].grad = None
-            scores.grad = None if gradient is None else gradient * self.weights[name] * scores.sign()
+            scores.grad = None if gradient is None else gradient.to(scores.dtype) * self.weights[name] * scores.sign()
 
     def _mask(self, scores: torch.Tensor) -> torch.Tensor:
         return top_k_mask(scores, kept_count(scores.numel(), self.remaining_ratio))

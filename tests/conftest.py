@@ -1,0 +1,70 @@
+"""Small real things that several test files need: a model, a ticket, an image folder, a recipe run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rst_hub import EdgePopup, Init, Ticket, create_model
+from rst_hub.models import describe_input
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+LABELS = tuple("0123456789")
+
+
+def make_popup(architecture="test_resnet", init=None, remaining_ratio=0.1, **kwargs):
+    """Return an EdgePopup over a small random timm model that knows its input."""
+    init = init or Init(0)
+    model = create_model(architecture, init, **{"num_classes": 10, **kwargs})
+    describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), LABELS)
+    return EdgePopup(model, init, remaining_ratio)
+
+
+@pytest.fixture(scope="session")
+def ticket():
+    popup = make_popup()
+    with torch.no_grad():  # batch-norm statistics that no seed makes
+        popup.model.train()
+        popup.model(torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    return Ticket.draw(popup, provenance={"versions": {"timm": "1.0.31"}})
+
+
+@pytest.fixture
+def folder(ticket, tmp_path):
+    return ticket.save(tmp_path / "ticket")
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """Return a folder of train/ and test/ class folders: 3 classes of noisy 12 x 12 squares, one image grey."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (12, 12, 3), dtype=np.uint8)
+                pixels[..., label] += 150
+                image = Image.fromarray(pixels)
+                (image.convert("L") if i == 0 else image).save(root / split / name / f"{i}.png")
+    return root
+
+
+def run_recipe(recipe, *arguments, launcher=(), check=True, cwd=None, **environment):
+    """Run a recipe in a process of its own and return it, finished, with its output."""
+    command = [sys.executable, *launcher, str(ROOT / "recipes" / recipe), *map(str, arguments)]
+    return subprocess.run(
+        command,
+        check=check,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", **environment},
+        timeout=280,
+    )

@@ -1,0 +1,160 @@
+import copy
+
+import pytest
+import torch
+from conftest import make_popup
+from torch.nn import functional
+
+from rst_hub import EdgePopup, Init, create_model
+from rst_hub.errors import ArchitectureError, SettingsError
+from rst_hub.masking import kept_count, top_k_mask
+
+
+def sorted_mask(scores, kept):
+    """Return the published masks: a stable ascending sort of all sizes, whose last ``kept`` stay."""
+    _, order = scores.abs().flatten().sort(stable=True)
+    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+    mask[order[scores.numel() - kept :]] = True
+    return mask.view(scores.shape)
+
+
+def test_masks_equal_those_of_a_full_sort():
+    generator = torch.Generator().manual_seed(0)
+    cases = 0
+    for shape in ((1,), (7, 3), (16, 8, 3, 3), (64, 129)):
+        for ratio in (0.001, 0.05, 0.3, 0.5, 0.99, 1.0):
+            scores = torch.randn(shape, generator=generator)
+            coarse = (scores * 3).round()  # many ties
+            for candidate in (scores, coarse, torch.zeros(shape)):
+                kept = kept_count(candidate.numel(), ratio)
+                mask = top_k_mask(candidate, kept)
+                assert int(mask.sum()) == kept
+                assert torch.equal(mask, sorted_mask(candidate, kept)), (shape, ratio)
+                cases += 1
+    assert cases == 72
+
+
+def test_memory_layout_changes_no_mask():
+    scores = (torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * 4).round()
+    for other in (scores.contiguous(memory_format=torch.channels_last), scores.expand(2, -1, -1, -1, -1)[1]):
+        assert torch.equal(top_k_mask(other, 100), top_k_mask(scores, 100))
+    strided = torch.zeros(16, 16, 3, 3)[:, ::2].copy_(scores)
+    assert torch.equal(top_k_mask(strided, 100), top_k_mask(scores, 100))
+
+
+def test_the_branch_without_a_host_question_agrees(monkeypatch):
+    # What runs on CUDA (kthvalue, ties counted on the device) has to give the same masks; here it runs on the CPU.
+    scores = (torch.randn(9, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * 4).round()
+    expected = top_k_mask(scores, 100)
+
+    class Elsewhere(torch.Tensor):
+        @property
+        def device(self):
+            return torch.device("meta")
+
+    assert torch.equal(top_k_mask(scores.as_subclass(Elsewhere), 100).as_subclass(torch.Tensor), expected)
+
+
+def test_the_kept_count_is_the_published_one():
+    cases = [(n, ratio) for n in (1, 9, 100, 36864, 2359296) for ratio in (0.01, 0.05, 0.07, 0.1, 0.15, 0.3, 0.7, 1)]
+    for n, ratio in cases:
+        assert kept_count(n, ratio) == max(1, n - int((1 - ratio) * n))
+    assert len(cases) == 40
+    assert kept_count(100, 1) == 100
+    assert kept_count(10, 1e-20) == 1
+
+
+def test_the_model_holds_weight_times_mask_and_never_minus_zero():
+    popup = make_popup(remaining_ratio=0.2)
+    masks = popup.masks()
+    assert len(masks) > 10
+    for name, mask in masks.items():
+        parameter, weight = popup.parameters[name].detach(), popup.weights[name]
+        assert int(mask.sum()) == kept_count(mask.numel(), 0.2)
+        assert torch.equal(parameter[mask], weight[mask])
+        assert not parameter[~mask].any()
+        assert not torch.signbit(parameter[~mask]).any()
+
+
+class PublishedSubnet(torch.autograd.Function):
+    """The published formulation: sort every layer on every forward, pass the gradient straight through."""
+
+    @staticmethod
+    def forward(ctx, scores, ratio):
+        return sorted_mask(scores, kept_count(scores.numel(), ratio)).float()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
+def test_score_gradients_are_those_of_the_published_formulation(architecture):
+    kwargs = {"img_size": 32} if architecture == "test_vit" else {}
+    popup = make_popup(architecture, Init(0, "kaiming_normal"), 0.3, **kwargs)
+    reference = copy.deepcopy(popup.model).double()
+    scores = {name: s.detach().double().requires_grad_() for name, s in popup.scores.items()}
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 2, 3])
+    weights = {name: w.double() * PublishedSubnet.apply(scores[name].abs(), 0.3) for name, w in popup.weights.items()}
+    logits = torch.func.functional_call(reference, weights, (x.double(),))
+    functional.cross_entropy(logits, y).backward()
+    popup.model.double()
+    functional.cross_entropy(popup.model(x.double()), y).backward()
+    popup.collect_gradients()
+    assert len(scores) > 10
+    for name, expected in scores.items():
+        assert popup.parameters[name].grad is None
+        assert torch.allclose(popup.scores[name].grad.double(), expected.grad, rtol=1e-4, atol=1e-7), name
+
+
+def test_gradients_accumulate_until_they_are_collected():
+    popup = make_popup("test_vit", img_size=32)
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    whole, parts = [], []
+    popup.model(x).square().sum().backward()
+    popup.collect_gradients()
+    whole = {name: s.grad.clone() for name, s in popup.scores.items()}
+    for part in x.chunk(2):
+        popup.model(part).square().sum().backward()
+    popup.collect_gradients()
+    parts = {name: s.grad for name, s in popup.scores.items()}
+    assert len(parts) > 10
+    assert all(torch.allclose(parts[name], whole[name], rtol=1e-3, atol=1e-4) for name in whole)
+
+
+def test_an_optimizer_step_moves_the_masks():
+    popup = make_popup()
+    before = popup.masks()
+    optimizer = torch.optim.SGD(popup.scores.values(), lr=1.0)
+    popup.model(torch.rand(8, 3, 32, 32)).square().sum().backward()
+    popup.collect_gradients()
+    optimizer.step()
+    popup.apply()
+    moved = sum(int((mask != before[name]).sum()) for name, mask in popup.masks().items())
+    assert moved > 0
+    assert all(int(mask.sum()) == int(before[name].sum()) for name, mask in popup.masks().items())
+
+
+def test_scores_are_seeded_and_keep_the_weights_layout():
+    model = create_model("test_resnet", Init(0)).to(memory_format=torch.channels_last)
+    one, other = EdgePopup(model, Init(0), 0.1), EdgePopup(model, Init(0), 0.1, score_seed=1)
+    name = "layer4.0.conv1.weight"
+    assert one.scores[name].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(one.scores[name], make_popup(num_classes=1000).scores[name])
+    assert not torch.equal(one.scores[name], other.scores[name])
+    bound = (one.scores[name][0].numel()) ** -0.5  # Kaiming uniform with a = sqrt(5)
+    assert float(one.scores[name].detach().abs().max()) == pytest.approx(bound, rel=1e-3)
+
+
+def test_bad_arguments_are_refused():
+    model = create_model("test_resnet", Init(0))
+    for ratio in (0, -0.1, 1.01, float("nan"), "0.1", None, True):
+        with pytest.raises(SettingsError, match="remaining ratio"):
+            EdgePopup(model, Init(0), ratio)
+    with pytest.raises(SettingsError, match="pattern"):
+        EdgePopup(model, Init(0), 0.1, pattern="rows")
+    with pytest.raises(SettingsError, match="seed"):
+        EdgePopup(model, Init(0), 0.1, score_seed=-1)
+    with pytest.raises(ArchitectureError, match="no convolution or linear"):
+        EdgePopup(torch.nn.ReLU(), Init(0), 0.1)

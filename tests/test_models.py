@@ -1,0 +1,122 @@
+import pickle
+
+import pytest
+import timm
+import torch
+from conftest import LABELS
+
+from rst_hub import Init, PixelModel, create_model
+from rst_hub.errors import ArchitectureError
+from rst_hub.models import build_model, describe_input, load_dense, save_dense, set_input, size_arguments, state_layout
+
+
+def test_the_weights_are_the_seeds_and_nothing_depends_on_torchs_random_state():
+    torch.manual_seed(1)
+    one = create_model("test_vit", Init(5), img_size=32)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    other = create_model("test_vit", Init(5), img_size=32)
+    assert one.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
+    assert "pos_embed" in one.rst_source.seeded
+    assert not torch.equal(create_model("test_vit", Init(6), img_size=32).pos_embed, one.pos_embed)
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_created_model_is_a_plain_timm_model():
+    model = create_model("test_resnet", Init(0), num_classes=4)
+    reference = timm.create_model("test_resnet", num_classes=4)
+    assert type(model) is type(reference)
+    assert list(model.state_dict()) == list(reference.state_dict())
+    assert pickle.loads(pickle.dumps(model)).rst_source == model.rst_source
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_unknown_architectures_are_refused_with_near_names():
+    for name, near in (("resnet81", "resnet18"), ("vit_tinny_patch16_224", "vit_tiny_patch16_224")):
+        with pytest.raises(ArchitectureError, match=near):
+            create_model(name, Init(0))
+    dangerous = ("hf-hub:timm/resnet18", "local-dir:/tmp", "resnet18.a1_in1k", "../resnet18", "", None, 3)
+    for name in dangerous:
+        with pytest.raises(ArchitectureError, match="no architecture"):
+            create_model(name, Init(0))
+
+
+def test_only_harmless_arguments_go_through():
+    refused = {
+        "checkpoint_path": "/etc/passwd",
+        "pretrained": True,
+        "pretrained_cfg": {"url": "http://127.0.0.1/x"},
+        "cache_dir": "/tmp",
+        "features_only": True,
+        "scriptable": True,
+        "num_classes": 10**9,
+        "in_chans": "3",
+        "img_size": (32, -1),
+        "drop_rate": 2.0,
+        "global_pool": "os.system",
+    }
+    for name, value in refused.items():
+        with pytest.raises(ArchitectureError, match=name):
+            create_model("test_resnet", Init(0), **{name: value})
+    with pytest.raises(ArchitectureError, match="timm cannot build"):
+        create_model("test_resnet", Init(0), img_size=32)
+
+
+def test_the_layout_is_known_without_allocating():
+    layout = state_layout("vit_large_patch16_224", {"num_classes": 10})
+    assert layout["head.weight"] == ((10, 1024), torch.float32)
+    assert state_layout("test_resnet", {})["bn1.num_batches_tracked"] == ((), torch.int64)
+
+
+def test_image_size_arguments():
+    assert size_arguments("vit_tiny_patch16_224", 32) == {"img_size": 32}
+    assert size_arguments("resnet18", 32) == {}
+
+
+def test_a_described_input_is_what_timm_resolves():
+    model = create_model("test_resnet", Init(0), num_classes=10)
+    describe_input(model, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), LABELS)
+    config = timm.data.resolve_model_data_config(model)
+    assert config["input_size"][-2:] in ((32, 32), [32, 32])
+    assert (list(config["mean"]), list(config["std"])) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert timm.data.create_transform(**config)(__import__("PIL.Image").Image.new("RGB", (40, 40))).shape == (3, 32, 32)
+
+
+def test_a_pretrained_cfg_cannot_carry_a_url_or_a_file():
+    model = create_model("test_resnet", Init(0))
+    for entry in (
+        {"url": "http://127.0.0.1"},
+        {"file": "/x"},
+        {"custom_load": True},
+        {"std": [0, 1, 1]},
+        {"mean": "a"},
+    ):
+        with pytest.raises(ArchitectureError, match=next(iter(entry))):
+            set_input(model, entry)
+
+
+def test_pixels_are_normalised_inside():
+    model = create_model("test_resnet", Init(0), num_classes=10).eval()
+    describe_input(model, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), LABELS)
+    x = torch.rand(2, 3, 32, 32)
+    normal = torch.stack([(x[:, c] - m) / s for c, (m, s) in enumerate(((0.1, 0.4), (0.2, 0.5), (0.3, 0.6)))], 1)
+    assert torch.allclose(PixelModel(model)(x), model(normal), atol=1e-5)
+    assert list(PixelModel(model).state_dict()) == [f"model.{name}" for name in model.state_dict()]
+
+
+def test_a_dense_model_is_saved_in_timms_form(tmp_path):
+    model = build_model("test_resnet", seed=3, num_classes=10).to(memory_format=torch.channels_last)
+    describe_input(model, 32, (0.3,) * 3, (0.3,) * 3, LABELS)
+    save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10})
+    loaded = load_dense(tmp_path / "dense")
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    if hasattr(timm.models, "load_model_config_from_path") or tuple(map(int, timm.__version__.split(".")[2:3])) >= (
+        20,
+    ):
+        again = timm.create_model(f"local-dir:{tmp_path / 'dense'}", pretrained=True)
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    (tmp_path / "dense" / "model.safetensors").write_bytes(b"1")
+    with pytest.raises(ArchitectureError, match="holds no dense model"):
+        load_dense(tmp_path / "dense")

@@ -1,0 +1,306 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import loop
+import pytest
+import run as run_module
+import settings
+import torch
+from conftest import ENVIRONMENT, ROOT, run_recipe
+
+import rst_hub
+from rst_hub.errors import SettingsError
+from rst_hub.models import load_dense
+from rst_hub.ticket import digest
+
+SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
+LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--dynamo_backend", "no")
+
+
+def launch(processes, precision="no", port=29555):
+    return (
+        *LAUNCH,
+        "--num_processes",
+        str(processes),
+        "--mixed_precision",
+        precision,
+        "--main_process_port",
+        str(port),
+    )
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def learned(folder):
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
+    return {name: tensor for name, tensor in state.items() if name.startswith("learned.")}
+
+
+# The command line
+
+
+def parse(*arguments, kind=settings.SearchSettings):
+    return settings.parse(kind, [str(a) for a in arguments], "")
+
+
+def test_the_defaults_are_the_papers():
+    s = parse("--dataset", "some/cifar10")
+    assert (s.model, s.attack, s.steps, s.step_size, s.eps) == ("preact_resnet18", "pgd", 7, None, 8)
+    assert (s.epochs, s.batch_size, s.lr, s.momentum, s.weight_decay) == (160, 256, 0.1, 0.9, 5e-4)
+    rates = [loop.learning_rate(s, epoch) for epoch in (0, 79, 80, 119, 120, 159)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert (s.augment, s.distribution, s.pattern) == ("cifar", "signed_kaiming_constant", "element")
+
+
+def test_the_imagenet_preset_is_the_papers():
+    s = parse("--preset", "imagenet", "--dataset", "some/imagenet")
+    assert (s.attack, s.epochs, s.lr, s.schedule, s.warmup_epochs) == ("fgsm-rs", 100, 0.256, "cosine", 5)
+    assert (s.momentum, s.weight_decay, s.batch_size, s.augment, s.image_size) == (0.875, 3.05e-5, 256, "imagenet", 224)
+    rates = [loop.learning_rate(s, epoch) for epoch in (0, 4, 5, 99)]
+    assert rates[:3] == pytest.approx([0.256 / 5, 0.256, 0.256])
+    assert 0 < rates[3] < 1e-3
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_path):
+    file = tmp_path / "row.toml"
+    file.write_text('dataset = "digits"\nepochs = 3\nlr = 1\neps = 4.5\nresume = true\n')
+    s = parse("--config", file, "--lr", "0.5")
+    assert (s.epochs, s.lr, s.eps, s.resume, s.model, s.remaining_ratio) == (3, 0.5, 4.5, True, "resnet10t", 0.1)
+    assert parse("--config", file, kind=settings.TrainSettings).attack == "fgsm-rs"
+    assert parse("--attack", "none", kind=settings.TrainSettings).attack == "none"
+
+
+def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
+    cases = {
+        ("--epoch", "3"): "'--epoch' is not known. Did you mean --epochs",
+        ("--remaining-ration=0.1",): "Did you mean --remaining-ratio",
+        ("--attack", "pdg"): "invalid choice: 'pdg'",
+        ("--epochs", "many"): "invalid int value",
+        ("--remaining-ratio", "0"): "remaining ratio 0.0",
+        ("--remaining-ratio", "1.5"): "remaining ratio 1.5",
+        ("--eps", "-1"): "--eps -1.0: give 0 or more",
+        ("--eps", "nan"): "--eps nan: give 0 or more",
+        ("--eps", "300"): "at most 255",
+        ("--lr", "0"): "--lr 0.0: give a number above 0",
+        ("--seed", "-1"): "--seed -1",
+        ("--warmup-epochs", "5", "--schedule", "step"): "goes with --schedule cosine",
+        ("--distribution", "normal"): "invalid choice",
+    }
+    for arguments, message in cases.items():
+        with pytest.raises(SettingsError) as caught:
+            parse(*arguments)
+        assert message in str(caught.value), arguments
+    files = {
+        "epoch = 3": "'epoch' is not known. Did you mean epochs",
+        'epochs = "3"': "epochs = '3' must be of type int",
+        "resume = 1": "resume = 1 must be of type bool",
+        'attack = "pdg"': "must be one of pgd, fgsm, fgsm-rs",
+        "epochs =": "cannot be read as TOML",
+        'preset = "digit"': "Did you mean digits",
+    }
+    for text, message in files.items():
+        (tmp_path / "row.toml").write_text(text)
+        with pytest.raises(SettingsError) as caught:
+            parse("--config", tmp_path / "row.toml")
+        assert message in str(caught.value), text
+    with pytest.raises(SettingsError, match="cannot be read"):
+        parse("--config", tmp_path / "absent.toml")
+
+
+# Searches, in processes of their own
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "search"
+    return folder, run_recipe("search.py", *SMALL, "--epochs", "3", "--output", folder)
+
+
+def test_a_search_ends_with_a_ticket_and_its_numbers(search):
+    folder, process = search
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.pt",
+        "metrics.jsonl",
+        "settings.json",
+        "ticket",
+    ]
+    ticket = rst_hub.Ticket.load(folder / "ticket")
+    ticket.verify()
+    results = ticket.provenance["results"]
+    size = sum(path.stat().st_size for path in (folder / "ticket").iterdir())
+    shown = process.stdout
+    assert f"clean accuracy    {results['clean_accuracy']:.2f} %" in shown
+    assert f"PGD-20 accuracy   {results['robust_accuracy']:.2f} %" in shown
+    assert f"{size:,} bytes" in shown
+    assert f'rst_hub.from_pretrained("{folder / "ticket"}")' in shown
+    assert results["samples"] == 60
+    assert ticket.provenance["dataset"] == {"name": "digits", "training_samples": 1237, "heldout_samples": 60}
+    assert ticket.provenance["versions"]["torch"] == torch.__version__
+    assert [line["epoch"] for line in lines(folder)] == [1, 2, 3]
+    best = max(lines(folder), key=lambda line: (line["pgd20"], line["clean"], -line["epoch"]))
+    assert ticket.provenance["epoch"] == best["epoch"]
+    assert "Warning" not in process.stderr
+
+
+def test_the_numbers_come_again_from_the_saved_ticket(search):
+    import functools
+
+    from rst_hub.data import evaluation_batches, load_images
+
+    folder, _ = search
+    test = load_images("digits", "test").subset(torch.arange(60))
+    batches = [(x, y) for _, x, y in evaluation_batches(test, 100, image_size=32)]
+    model = rst_hub.PixelModel(rst_hub.from_pretrained(folder / "ticket"))
+    results = rst_hub.Ticket.load(folder / "ticket").provenance["results"]
+    assert rst_hub.clean_accuracy(model, batches) == pytest.approx(results["clean_accuracy"], abs=100 / 60)
+    attack = functools.partial(
+        rst_hub.pgd, threat_model=rst_hub.ThreatModel(), generator=torch.Generator().manual_seed(0)
+    )
+    assert rst_hub.robust_accuracy(model, batches, attack) == pytest.approx(results["robust_accuracy"], abs=200 / 60)
+
+
+def test_a_finished_or_foreign_folder_is_left_alone(search, tmp_path):
+    folder, _ = search
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "a.tex").write_text("a")
+    cases = (
+        (folder, (), "already holds a run: add --resume"),
+        (folder, ("--resume",), "so this search has ended"),
+        (folder, ("--resume", "--lr", "0.3"), "lr was 0.1, is 0.3"),
+        (tmp_path / "thesis", (), "holds something else than a run"),
+    )
+    for output, more, message in cases:
+        before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+        process = run_recipe("search.py", *SMALL, "--epochs", "3", "--output", output, *more, check=False)
+        assert process.returncode == 2
+        assert process.stderr.startswith("error: ")
+        assert message in process.stderr
+        assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+
+
+def test_bad_input_is_one_line_before_anything_is_written(tmp_path, image_folder):
+    cases = (
+        (("--model", "resnet81"), "no architecture 'resnet81'. Did you mean resnet18"),
+        (("--model", "hf-hub:timm/resnet18"), "no architecture"),
+        (("--remaining-ratio", "2"), "remaining ratio 2.0"),
+        (("--dataset", str(tmp_path)), "cannot be read as images with labels"),
+        (("--dataset", str(image_folder), "--holdout", "36"), "cannot hold out 36 of 36"),
+        (("--batch-size", "7", "--accumulation-steps", "2"), "no multiple of 2"),
+    )
+    for number, (arguments, message) in enumerate(cases):
+        output = tmp_path / f"out{number}"
+        process = run_recipe("search.py", *SMALL, "--output", output, *arguments, check=False)
+        assert process.returncode == 2, process.stderr
+        assert message in process.stderr
+        assert "Traceback" not in process.stderr
+        assert not output.exists()
+    assert number == 5
+
+
+def test_an_interrupted_search_resumes_to_the_same_bits(search, tmp_path):
+    folder, _ = search
+    output = tmp_path / "interrupted"
+    command = [sys.executable, str(ROOT / "recipes/search.py"), *SMALL, "--epochs", "3", "--output", str(output)]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    deadline = time.monotonic() + 120
+    while not (output / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert "add --resume" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert 1 <= len(lines(output)) < 3
+    assert not (output / "ticket").exists()
+    resumed = run_recipe("search.py", *SMALL, "--epochs", "3", "--output", output, "--resume")
+    assert "resumed after epoch" in resumed.stdout
+    whole, again = learned(folder), learned(output)
+    assert digest(whole, whole) == digest(again, again)
+    assert [dict(line, seconds=0) for line in lines(folder)] == [dict(line, seconds=0) for line in lines(output)]
+    tickets = [rst_hub.from_pretrained(run / "ticket").state_dict() for run in (folder, output)]
+    assert digest(tickets[0], tickets[0]) == digest(tickets[1], tickets[1])
+
+
+VIT = ("--model", "test_vit", "--holdout", "60", "--test-samples", "40", "--batch-size", "64", "--attack", "fgsm")
+
+
+def test_processes_and_accumulation_share_one_effective_batch(tmp_path):
+    # A network without batch norm and an attack without a random start: only the order of additions differs.
+    runs = {
+        "one": ((), ()),
+        "accumulated": ((), ("--accumulation-steps", "4")),
+        "two": (launch(2), ()),
+    }
+    outputs, shown = {}, {}
+    for name, (launcher, more) in runs.items():
+        outputs[name] = tmp_path / name
+        arguments = (*VIT, "--epochs", "1", "--output", outputs[name], *more)
+        shown[name] = run_recipe("search.py", *arguments, launcher=launcher).stdout
+    reference = learned(outputs["one"])
+    assert len(reference) > 10
+    start = rst_hub.EdgePopup(
+        rst_hub.create_model("test_vit", rst_hub.Init(0), num_classes=10, img_size=32), rst_hub.Init(0), 0.1
+    )
+    for name in ("accumulated", "two"):
+        for key, expected in learned(outputs[name]).items():
+            moved = (reference[key] - start.scores[key.removeprefix("learned.")].detach()).norm()
+            assert float((expected - reference[key]).norm()) < 0.02 * float(moved), (name, key)
+    digests = [
+        line.rpartition(" ")[2] for line in shown["two"].splitlines() if line.startswith("mask digest of process")
+    ]
+    assert len(digests) == 2
+    assert len(set(digests)) == 1
+
+
+def test_bf16_searches(tmp_path):
+    arguments = (*VIT, "--max-steps", "2", "--output", tmp_path / "run")
+    run_recipe("search.py", *arguments, launcher=launch(1, "bf16"))
+    ticket = rst_hub.Ticket.load(tmp_path / "run" / "ticket")
+    assert ticket.provenance["precision"] == "bf16"
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in ticket.model().state_dict().values())
+
+
+def test_a_trial_is_measured_on_no_more_images_than_it_saw(image_folder, tmp_path):
+    small = ("--model", "test_resnet", "--dataset", image_folder, "--image-size", "32", "--holdout", "20")
+    more = ("--epochs", "9", "--batch-size", "4", "--max-steps", "2", "--attack", "pgd", "--steps", "2")
+    run_recipe("search.py", *small, *more, "--output", tmp_path / "run")
+    (line,) = lines(tmp_path / "run")
+    assert (line["steps"], line["samples"]) == (2, 8)
+    provenance = rst_hub.Ticket.load(tmp_path / "run" / "ticket").provenance
+    assert provenance["results"]["samples"] == 8
+    assert provenance["settings"]["dataset"] == image_folder.name
+    assert rst_hub.from_pretrained(tmp_path / "run" / "ticket").pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
+
+
+def test_a_dense_baseline_is_trained_by_the_same_loop(tmp_path):
+    output = tmp_path / "dense"
+    process = run_recipe("train.py", *SMALL, "--attack", "none", "--epochs", "2", "--output", output)
+    results = json.loads((output / "results.json").read_text())
+    assert f"clean accuracy    {results['results']['clean_accuracy']:.2f} %" in process.stdout
+    assert results["results"]["clean_accuracy"] > 30  # it learns
+    model = load_dense(output / "model")
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    best = torch.load(output / "checkpoint.pt", weights_only=True)["best"]
+    weights = model.state_dict()
+    assert all(torch.equal(best[f"learned.{name}"], weights[name]) for name, _ in model.named_parameters())
+    again = run_recipe("train.py", *SMALL, "--attack", "pgd", "--output", output, "--resume", check=False)
+    assert "begun with other settings (attack was 'none', is 'pgd'" in again.stderr
+
+
+def test_settings_that_may_change_on_resume_are_settings():
+    names = {field.name for field in dataclasses.fields(settings.SearchSettings)}
+    assert set(run_module._FREE_ON_RESUME) <= names
+
+
+def test_a_run_without_an_output_gets_a_folder_of_its_own(tmp_path):
+    process = run_recipe("search.py", *VIT, "--max-steps", "1", "--remaining-ratio", "0.5", cwd=tmp_path)
+    folder = tmp_path / "runs" / "search-test_vit-digits-fgsm-eps8-r0.5-s0"
+    assert f"run folder {folder.relative_to(tmp_path)}" in process.stdout
+    assert (folder / "ticket" / "ticket-r0.5.safetensors").exists()
+    assert os.listdir(tmp_path) == ["runs"]

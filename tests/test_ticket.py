@@ -1,0 +1,299 @@
+import dataclasses
+import hashlib
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import ENVIRONMENT, make_popup
+
+from rst_hub import Init, Ticket, from_pretrained
+from rst_hub.errors import ArchitectureError, SettingsError, TicketError
+from rst_hub.ticket import digest
+from rst_hub.weights import DISTRIBUTIONS
+
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_DIGESTS = {
+    ("resnet", "r0.1"): "bd54e31651b5feec51abe4f1aa2d819b6a93cdb3370a36208d2fec9d9f27b924",
+    ("resnet", "r0.3"): "19c93a60f5abfafda010cfd733f40b8b5c69b972e8da1c58a8f01e81e644b4ca",
+    ("vit", "normal"): "e3fe895e63a82b8bde9034cc281d863d42918da18b06049c7eea5c7be594799c",
+}
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(
+        one[k].dtype == other[k].dtype and torch.equal(one[k], other[k]) for k in one
+    )
+
+
+def test_saved_and_loaded_is_bit_for_bit_the_searched_model(tmp_path):
+    checked = 0
+    for architecture, kwargs in (("test_resnet", {}), ("test_vit", {"img_size": 32}), ("test_nfnet", {})):
+        for distribution in DISTRIBUTIONS:
+            popup = make_popup(architecture, Init(2**63, distribution), 0.07, **kwargs)
+            folder = Ticket.draw(popup).save(tmp_path / f"{architecture}-{distribution}")
+            loaded = Ticket.load(folder).model()
+            assert equal(popup.model.state_dict(), loaded.state_dict())
+            assert not loaded.training
+            assert type(loaded) is type(popup.model)
+            checked += 1
+    assert checked == 12
+
+
+def test_it_loads_the_same_in_a_new_process_with_another_random_state(ticket, folder):
+    program = (
+        "import sys, torch; torch.manual_seed(99); import rst_hub; from rst_hub.ticket import digest;"
+        "s = rst_hub.from_pretrained(sys.argv[1]).state_dict(); print(digest(s, s))"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout.strip()
+    state = ticket.model().state_dict()
+    assert found == digest(state, state)
+
+
+def test_the_search_goes_on_from_a_model_in_any_layout_or_mode():
+    popup = make_popup()
+    popup.model.to(memory_format=torch.channels_last).train()
+    drawn = Ticket.draw(popup)
+    assert equal(drawn.state_dict(), popup.model.state_dict())
+    assert popup.model.training
+
+
+def test_the_file_is_what_the_module_says(ticket, folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "rst"
+    rst = config["rst"]
+    assert rst["format_version"] == 1
+    assert rst["architecture"] == "test_resnet"
+    assert rst["init"] == {"seed": 0, "distribution": "signed_kaiming_constant", "generator": "philox4x64-10"}
+    (entry,) = rst["tickets"]
+    content = (folder / "ticket-r0.1.safetensors").read_bytes()
+    assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+    tensors = safetensors.torch.load(content)
+    masks = {name for name in tensors if name.startswith("mask.")}
+    state = {name for name in tensors if name.startswith("state.")}
+    assert masks | state == set(tensors)
+    names = {name.partition(".")[2] for name in tensors}
+    assert names == set(ticket.model().state_dict())
+    assert tensors["state.bn1.weight"].shape == ()  # a constant, as one value
+    assert tensors["state.bn1.running_mean"].shape == ticket.state["bn1.running_mean"].shape
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    seeded = json.loads(header["__metadata__"]["seeded"])
+    assert {f"mask.{name}" for name in seeded} == masks
+
+
+def test_a_folder_holds_several_tickets_of_one_network(tmp_path):
+    for ratio in (0.05, 0.1):
+        Ticket.draw(make_popup(remaining_ratio=ratio)).save(tmp_path / "set")
+    names = sorted(path.name for path in (tmp_path / "set").iterdir())
+    assert names == ["config.json", "ticket-r0.05.safetensors", "ticket-r0.1.safetensors"]
+    assert Ticket.load(tmp_path / "set", "r0.05").remaining_ratio == 0.05
+    with pytest.raises(TicketError, match=r"holds 2 tickets: choose one of r0.05, r0.1"):
+        Ticket.load(tmp_path / "set")
+    with pytest.raises(TicketError, match=r"no ticket 'r0.5'. Did you mean r0.05"):
+        Ticket.load(tmp_path / "set", "r0.5")
+
+
+def test_saving_the_same_again_changes_nothing_and_another_is_refused(ticket, folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    ticket.save(folder)
+    strangers = {
+        "another ticket r0.1": Ticket.draw(make_popup(), name="r0.1"),
+        "tickets of init": Ticket.draw(make_popup(init=Init(1))),
+        "tickets of architecture": Ticket.draw(make_popup("test_nfnet")),
+        "tickets of timm_kwargs": Ticket.draw(make_popup(num_classes=11)),
+        "another input": dataclasses.replace(ticket, pretrained_cfg={**ticket.pretrained_cfg, "mean": [0.0] * 3}),
+    }
+    for message, stranger in strangers.items():
+        with pytest.raises(TicketError, match=message):
+            stranger.save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(ticket, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("chapter 1")
+    (tmp_path / "file").write_text("a file")
+    for name, message in (("mine", "holds no config.json"), ("file", "not a folder")):
+        with pytest.raises(TicketError, match=message):
+            ticket.save(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "thesis.tex"]
+    (tmp_path / "empty").mkdir()
+    ticket.save(tmp_path / "empty")
+    Ticket.load(tmp_path / "empty").verify()
+
+
+def test_a_save_that_dies_half_way_leaves_nothing_that_looks_like_a_ticket(ticket, tmp_path, monkeypatch):
+    from rst_hub import ticket as module
+
+    def die(path, content):
+        if path.name == "config.json":
+            raise KeyboardInterrupt
+        path.write_bytes(content)
+
+    monkeypatch.setattr(module, "write_file", die)
+    with pytest.raises(KeyboardInterrupt):
+        ticket.save(tmp_path / "ticket")
+    assert list(tmp_path.iterdir()) == []
+
+
+def rewrite(folder, change=lambda tensors, seeded: None, **entry):
+    """Change a ticket's file and bring config.json's checksum in line, as a hostile writer would."""
+    path = folder / "ticket-r0.1.safetensors"
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    tensors, seeded = safetensors.torch.load(content), json.loads(header["__metadata__"]["seeded"])
+    change(tensors, seeded)
+    content = safetensors.torch.save(tensors, {"seeded": json.dumps(seeded)})
+    path.write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    config["rst"]["tickets"][0].update({"sha256": hashlib.sha256(content).hexdigest(), **entry})
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def rename(tensors, seeded):
+    tensors["state.bn1x.bias"] = tensors.pop("state.bn1.bias")
+
+
+def reshape(tensors, seeded):
+    tensors["state.bn1.running_var"] = torch.ones(5)
+
+
+def retype(tensors, seeded):
+    tensors["state.bn1.running_var"] = tensors["state.bn1.running_var"].double()
+
+
+def huge(tensors, seeded):
+    seeded["fc.weight"][0] = [10**7, 10**7]
+
+
+def unmask(tensors, seeded):
+    del tensors["mask.fc.weight"]
+
+
+def scale(tensors, seeded):
+    seeded["fc.weight"][1] *= 2
+
+
+def infinite(tensors, seeded):
+    seeded["fc.weight"][1] = float("inf")
+
+
+def stray(tensors, seeded):
+    tensors["pickle"] = torch.zeros(1)
+
+
+def other_mask(tensors, seeded):
+    tensors["mask.fc.weight"] = tensors["mask.layer1.0.conv1.weight"].clone()
+
+
+def float_mask(tensors, seeded):
+    tensors["mask.fc.weight"] = tensors["mask.fc.weight"].float()
+
+
+EDITS = {
+    "bn1.bias: absent here": rename,
+    r"running_var: \[5\]": reshape,
+    "running_var: .* float64": retype,
+    r"fc.weight: \[10000000": huge,
+    "its masks keep": unmask,
+    "those it was drawn with": scale,
+    "no ticket has": infinite,
+    "'pickle'": stray,
+    "mask of 960 bits": other_mask,
+    "dtype U8": float_mask,
+}
+
+
+@pytest.mark.parametrize("message", EDITS)
+def test_a_file_of_a_hostile_writer_is_refused(folder, message):
+    rewrite(folder, EDITS[message])
+    with pytest.raises(TicketError, match=message):
+        from_pretrained(folder)
+
+
+def test_a_rewritten_file_without_a_change_still_loads(folder):
+    rewrite(folder)
+    from_pretrained(folder)
+
+
+def test_a_missing_truncated_edited_or_exchanged_file_is_named(ticket, folder, tmp_path):
+    path = folder / ticket.file
+    whole = path.read_bytes()
+    other = Ticket.draw(make_popup(init=Init(9))).save(tmp_path / "other") / ticket.file
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for content in (whole[:-1], whole[:100], b"", bytes(flipped), other.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(TicketError, match=r"ticket-r0.1.safetensors is not the file that config.json lists"):
+            from_pretrained(folder)
+    path.unlink()
+    with pytest.raises(TicketError, match=r"ticket-r0.1.safetensors is missing"):
+        from_pretrained(folder)
+
+
+def test_bytes_that_are_no_safetensors_are_refused(folder):
+    for content in (b"", b"\x80\x04K\x01.", struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 2) + b"{}"):
+        (folder / "ticket-r0.1.safetensors").write_bytes(content)
+        config = json.loads((folder / "config.json").read_text())
+        config["rst"]["tickets"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(TicketError, match="it is not a ticket"):
+            from_pretrained(folder)
+
+
+def test_a_wrong_kept_count_is_refused(folder):
+    rewrite(folder, kept=1)
+    with pytest.raises(TicketError, match=r"config\.json says 1"):
+        from_pretrained(folder)
+
+
+def test_a_layer_that_timm_renamed_is_named_with_both_versions(folder):
+    def rename(tensors, seeded):
+        tensors["mask.classifier.weight"] = tensors.pop("mask.fc.weight")
+        seeded["classifier.weight"] = seeded.pop("fc.weight")
+
+    rewrite(folder, rename, provenance={"versions": {"timm": "0.9.0"}})
+    with pytest.raises(TicketError, match=r"fc.weight: absent here, \[10, 96\] float32 in timm.* Install timm 0.9.0"):
+        from_pretrained(folder)
+
+
+def test_an_unknown_architecture_and_argument_are_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    for architecture, kwargs, message in (
+        ("test_resnett", {}, "Did you mean test_resnet"),
+        ("hf-hub:org/name", {}, "no architecture"),
+        ("test_resnet", {"checkpoint_path": "/etc/passwd"}, "checkpoint_path"),
+        ("test_resnet", {"num_classes": 10**9}, "num_classes"),
+    ):
+        config["rst"].update(architecture=architecture, timm_kwargs=kwargs)
+        config["model_args"] = {"base": architecture, "seed": 0, "distribution": "signed_kaiming_constant", **kwargs}
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ArchitectureError, match=message):
+            from_pretrained(folder)
+
+
+def test_only_a_created_model_and_a_plain_name_can_be_drawn():
+    popup = make_popup()
+    for name in ("", "../r0.1", "a b", "-x", "x" * 65, "r0.1\n"):
+        with pytest.raises(SettingsError, match="ticket name"):
+            Ticket.draw(popup, name=name)
+    popup.init = Init(1)
+    with pytest.raises(SettingsError, match="create_model"):
+        Ticket.draw(popup)
+    del popup.model.rst_source
+    with pytest.raises(SettingsError, match="create_model"):
+        Ticket.draw(popup)
+
+
+def test_golden_tickets_load_for_ever():
+    loaded = 0
+    for (folder, name), expected in GOLDEN_DIGESTS.items():
+        state = from_pretrained(GOLDEN / folder, ticket=name).state_dict()
+        assert digest(state, state) == expected
+        loaded += 1
+    assert loaded == 3
