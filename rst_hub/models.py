@@ -134,8 +134,11 @@ def check_architecture(architecture: str, timm_kwargs: Mapping[str, Any]) -> Non
 
 def state_layout(architecture: str, timm_kwargs: Mapping[str, Any]) -> dict[str, Layout]:
     """Return (shape, dtype) of every tensor in the architecture's state dict, without allocating any."""
-    with torch.device("meta"):
-        model = build_model(architecture, **timm_kwargs)
+    try:
+        with torch.device("meta"):
+            model = build_model(architecture, **timm_kwargs)
+    except ArchitectureError:
+        model = build_model(architecture, **timm_kwargs)  # some of timm before 1.0.20 asks tensors for values here
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
 
 
@@ -173,11 +176,17 @@ def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
     """Give a model this pretrained_cfg, in both places where timm looks.
 
     Raises:
-        ArchitectureError: a key is not among those that a ticket may carry, or its value is of the wrong type.
+        ArchitectureError: a key is not among those that a ticket may carry, its value is of the wrong type, or the
+            number of classes or labels is not the model's.
     """
     for key, value in pretrained_cfg.items():
         if key not in _INPUT_KEYS or not _INPUT_KEYS[key](value):
             raise ArchitectureError(f"pretrained_cfg entry {key}={value!r} is not one that a ticket may carry")
+    classes = model.num_classes
+    labels = pretrained_cfg.get("label_names")
+    for count in (pretrained_cfg.get("num_classes", classes), classes if labels is None else len(labels)):
+        if count != classes:
+            raise ArchitectureError(f"{count} classes were given for a model of {classes}: they must be the same")
     timm_model: Any = model
     timm_model.pretrained_cfg = timm_model.default_cfg = dict(pretrained_cfg)
 

@@ -57,14 +57,17 @@ def image_folder(tmp_path_factory):
 
 
 def run_recipe(recipe, *arguments, launcher=(), check=True, cwd=None, **environment):
-    """Run a recipe in a process of its own and return it, finished, with its output."""
+    """Run a recipe in a process of its own and return it, finished, with its output; fail with its errors."""
     command = [sys.executable, *launcher, str(ROOT / "recipes" / recipe), *map(str, arguments)]
-    return subprocess.run(
+    process = subprocess.run(
         command,
-        check=check,
+        check=False,
         cwd=cwd,
         capture_output=True,
         text=True,
         env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", **environment},
         timeout=280,
     )
+    if check and process.returncode:
+        pytest.fail(f"{recipe} ended with {process.returncode}: {process.stderr[-2000:]}")
+    return process

@@ -97,6 +97,15 @@ def test_a_pretrained_cfg_cannot_carry_a_url_or_a_file():
             set_input(model, entry)
 
 
+def test_a_class_count_that_is_not_the_models_is_refused():
+    model = create_model("test_resnet", Init(0), num_classes=4)
+    for entry in ({"num_classes": 5}, {"label_names": ["a"]}):
+        with pytest.raises(ArchitectureError, match="for a model of 4"):
+            set_input(model, entry)
+    with pytest.raises(ArchitectureError, match="3 classes were given for a model of 4"):
+        describe_input(model, 32, (0.5,) * 3, (0.5,) * 3, "abc")
+
+
 def test_pixels_are_normalised_inside():
     model = create_model("test_resnet", Init(0), num_classes=10).eval()
     describe_input(model, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), LABELS)

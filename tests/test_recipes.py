@@ -283,7 +283,8 @@ def test_a_dense_baseline_is_trained_by_the_same_loop(tmp_path):
     process = run_recipe("train.py", *SMALL, "--attack", "none", "--epochs", "2", "--output", output)
     results = json.loads((output / "results.json").read_text())
     assert f"clean accuracy    {results['results']['clean_accuracy']:.2f} %" in process.stdout
-    assert results["results"]["clean_accuracy"] > 30  # it learns
+    first, last = lines(output)
+    assert last["loss"] < 0.8 * first["loss"]
     model = load_dense(output / "model")
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
     best = torch.load(output / "checkpoint.pt", weights_only=True)["best"]
