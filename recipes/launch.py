@@ -16,8 +16,8 @@ def main_of(recipe: Callable[[list[str]], None]) -> int:
         _start_cpu_processes()
         recipe(sys.argv[1:])
     except RstHubError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
-            print(f"error: {error}", file=sys.stderr)
+        process = int(os.environ.get("RANK", "0"))
+        print(f"process {process}: error: {error}" if process else f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last whole epoch is saved: add --resume to continue from it", file=sys.stderr)

@@ -1,0 +1,72 @@
+"""Size and speed of a ticket's masks: our codes beside the Shannon bound, and numpy's bit packing beside bitarray's.
+
+    pip install bitarray && python benchmarks/bits.py
+
+Random element-wise masks of ResNet-101's 105 tensors; sizes as a multiple of the sum of log2 C(n, k); medians of 5.
+"""
+
+import importlib
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from rst_hub.bits import decode_mask, encode_mask
+from rst_hub.masking import kept_count
+from rst_hub.models import state_layout
+
+RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    layout = state_layout("resnet101", {})
+    sizes = [math.prod(shape) for shape, _ in layout.values() if len(shape) > 1]
+    print(f"{sum(sizes):,} mask bits in {len(sizes)} tensors")
+    for ratio in RATIOS:
+        masks = [random_mask(n, kept_count(n, ratio), seed) for seed, n in enumerate(sizes)]
+        codes = [encode_mask(mask) for mask in masks]
+        bound = sum(shannon(mask) for mask in masks) / 8
+        total = sum(map(len, codes))
+        pairs = list(zip(codes, sizes, strict=True))
+        decoding = median(lambda pairs=pairs: [decode_mask(code, n) for code, n in pairs])  # type: ignore[misc]
+        print(f"  ratio {ratio:4}: {total:10,} bytes, {total / bound:.4f} of the bound, decoded in {decoding:.0f} ms")
+    bits = np.random.default_rng(0).random(sum(sizes)) < 0.05
+    packed = np.packbits(bits)
+    ours = median(lambda: np.packbits(bits)), median(lambda: np.unpackbits(packed))
+    library = importlib.import_module("bitarray").bitarray(endian="big")
+    theirs = median(lambda: library.copy().pack(bits.view(np.uint8).data))
+    library.pack(bits.view(np.uint8).data)
+    faster = theirs / ours[0], median(library.unpack) / ours[1]
+    print(f"  numpy packs {faster[0]:.1f} and unpacks {faster[1]:.1f} times as fast as bitarray")
+
+
+def random_mask(size: int, kept: int, seed: int) -> torch.Tensor:
+    """Return a mask of ``size`` with ``kept`` ones anywhere."""
+    mask = np.zeros(size, bool)
+    mask[np.random.default_rng(seed).choice(size, kept, replace=False)] = True
+    return torch.from_numpy(mask)
+
+
+def shannon(mask: torch.Tensor) -> float:
+    """Return log2 C(n, k), in bits."""
+    n, k = mask.numel(), int(mask.sum())
+    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
+
+
+def median(work: Callable[[], object], runs: int = 5) -> float:
+    """Return the median time of ``work`` in milliseconds."""
+    times = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
