@@ -137,11 +137,11 @@ def test_an_optimizer_step_moves_the_masks():
 
 
 def test_scores_are_seeded_and_keep_the_weights_layout():
-    model = create_model("test_resnet", Init(0)).to(memory_format=torch.channels_last)
+    model = create_model("test_resnet", Init(0), num_classes=10).to(memory_format=torch.channels_last)
     one, other = EdgePopup(model, Init(0), 0.1), EdgePopup(model, Init(0), 0.1, score_seed=1)
     name = "layer4.0.conv1.weight"
     assert one.scores[name].is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(one.scores[name], make_popup(num_classes=1000).scores[name])
+    assert torch.equal(one.scores[name], make_popup().scores[name])
     assert not torch.equal(one.scores[name], other.scores[name])
     bound = (one.scores[name][0].numel()) ** -0.5  # Kaiming uniform with a = sqrt(5)
     assert float(one.scores[name].detach().abs().max()) == pytest.approx(bound, rel=1e-3)
