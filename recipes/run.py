@@ -100,11 +100,18 @@ def start(recipe: str, settings: RunSettings) -> Run:
 
 
 def read_checkpoint(run: Run) -> dict[str, Any] | None:
-    """Return what :func:`write_checkpoint` wrote, with tensors on the run's device, or None for a new run."""
+    """Return what :func:`write_checkpoint` wrote, with tensors on the CPU, or None for a new run.
+
+    Raises:
+        SettingsError: the checkpoint cannot be read.
+    """
     path = run.output / "checkpoint.pt"
     if not run.settings.resume or not path.exists():
         return None
-    return torch.load(path, map_location=run.accelerator.device, weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for a damaged file
+        raise SettingsError(f"{path} cannot be read ({error}): delete {run.output} and start again") from error
 
 
 def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:

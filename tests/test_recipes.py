@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -256,6 +257,18 @@ def test_processes_and_accumulation_share_one_effective_batch(tmp_path):
     ]
     assert len(digests) == 2
     assert len(set(digests)) == 1
+
+
+def test_two_processes_resume_to_the_same_bits(tmp_path):
+    arguments = (*VIT, "--attack", "fgsm-rs", "--epochs", "2", "--output")
+    run_recipe("search.py", *arguments, tmp_path / "whole", launcher=launch(2))
+    run_recipe("search.py", *arguments, tmp_path / "halves", "--max-steps", "19", launcher=launch(2))
+    assert len(lines(tmp_path / "halves")) == 1
+    shutil.rmtree(tmp_path / "halves" / "ticket")
+    resumed = run_recipe("search.py", *arguments, tmp_path / "halves", "--resume", launcher=launch(2))
+    assert "resumed after epoch 1 of 2" in resumed.stdout
+    whole, halves = learned(tmp_path / "whole"), learned(tmp_path / "halves")
+    assert digest(whole, whole) == digest(halves, halves)
 
 
 def test_bf16_searches(tmp_path):
