@@ -23,7 +23,7 @@ def main() -> None:
     torch.set_num_threads(1)
     normal_quantiles()  # made once a process
     with torch.device("meta"):
-        weights = maskable_weights(build_model("resnet101"))
+        weights = maskable_weights(build_model("resnet101", {}))
     count = sum(weight.parameter.numel() for weight in weights)
     print(f"resnet101, {count:,} weights in {len(weights)} tensors, one core, median of 7:")
     reference = median(lambda: [torch.empty(weight.parameter.shape).normal_() for weight in weights])

@@ -12,7 +12,7 @@ from typing import Any
 
 import accelerate
 import torch
-from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, read_checkpoint, write_checkpoint, write_metrics
+from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, write_checkpoint, write_metrics
 from settings import RunSettings
 from torch import nn
 from torch.nn import functional
@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, pgd
 from rst_hub.data import Images, evaluation_batches, training_batches
-from rst_hub.errors import RstHubError
-from rst_hub.evaluate import outcomes
+from rst_hub.errors import ArchitectureError, RstHubError, SettingsError
+from rst_hub.evaluate import evaluating, outcomes
 from rst_hub.models import PixelModel
 
 
@@ -70,7 +70,7 @@ def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Att
     )
 
 
-def learn(run: Run, learner: Learner) -> dict[str, Any]:
+def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
     """Run the adversarial loop (paper, equation 1) and leave ``learner`` as it was after its best epoch.
 
     The best epoch has the highest PGD-20 accuracy on the held-out images, the test images being never looked at; of
@@ -78,24 +78,35 @@ def learn(run: Run, learner: Learner) -> dict[str, Any]:
     replaced; a resumed run continues from there to the same bits.
 
     Returns:
-        The best epoch's line of metrics.jsonl.
+        (the lines of metrics.jsonl, the position of the best among them).
+
+    Raises:
+        RstHubError: the model cannot take the images, the checkpoint is of another model, or learning diverges.
     """
     settings, accelerator = run.settings, run.accelerator
     optimizer = torch.optim.SGD(
         list(learner.learned.values()), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
+    _try_forward(run, learner.model)
     saved = read_checkpoint(run)
+    make_folder(run)
     metrics: list[dict[str, Any]] = []
     best: dict[str, torch.Tensor] = {}
     if saved is not None:
-        learner.restore(saved["state"])
-        optimizer.load_state_dict(saved["optimizer"])
+        try:
+            learner.restore(saved["state"])
+            optimizer.load_state_dict(saved["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise SettingsError(f"the checkpoint in {run.output} is of another model: start again elsewhere") from error
         metrics, best = saved["metrics"], saved["best"]
+        write_metrics(run, metrics)
         run.say(f"resumed after epoch {len(metrics)} of {settings.epochs}")
     network = accelerator.prepare_model(PixelModel(learner.model))
     optimizer = accelerator.prepare_optimizer(optimizer)
     per_epoch = len(run.train) // settings.batch_size
     for epoch in range(len(metrics), settings.epochs):
+        if settings.max_steps is not None and epoch * per_epoch >= settings.max_steps:
+            break
         record = _epoch(run, learner, network, optimizer, epoch, per_epoch)
         _share_buffers(run, learner.model)
         record.update(measure(run, learner.model, run.holdout, "held-out"))
@@ -103,15 +114,25 @@ def learn(run: Run, learner: Learner) -> dict[str, Any]:
         if all(_rank(earlier) < _rank(record) for earlier in metrics[:-1]):
             best = learner.state()
         run.say(_in_words(record, settings))
-        stopped = settings.max_steps is not None and record["steps"] >= settings.max_steps
-        if not stopped or record["steps"] == (epoch + 1) * per_epoch:
+        if record["steps"] == (epoch + 1) * per_epoch:  # a trial that stops within an epoch leaves no checkpoint of it
             state = {"state": learner.state(), "optimizer": optimizer.state_dict(), "metrics": metrics, "best": best}
             write_checkpoint(run, state)
         write_metrics(run, metrics)
-        if stopped:
-            break
     learner.restore(best)
-    return max(metrics, key=lambda m: (*_rank(m), -m["epoch"]))
+    return metrics, max(range(len(metrics)), key=lambda i: (*_rank(metrics[i]), -i))
+
+
+def _try_forward(run: Run, model: nn.Module) -> None:
+    """Raise ArchitectureError, before anything is written, if the model cannot take the run's images."""
+    _, x, _ = next(evaluation_batches(run.holdout, 2, image_size=run.image_size))
+    try:
+        with evaluating(model), torch.no_grad():
+            logits = PixelModel(model)(_to_device(run, x))
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        size = f"{run.image_size} x {run.image_size}"
+        raise ArchitectureError(f"{run.settings.model} cannot take images of {size}: {error}") from error
+    if logits.shape != (len(x), len(run.train.classes)):
+        raise ArchitectureError(f"{run.settings.model} gives outputs of shape {tuple(logits.shape)}, not class logits")
 
 
 def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, Any]:
@@ -121,6 +142,7 @@ def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, 
     Each batch has its own seed, so the numbers do not depend on the number of processes.
     """
     accelerator, settings = run.accelerator, run.settings
+    torch.backends.cudnn.allow_tf32 = False  # cuDNN would take 10 bits of mantissa for float32 otherwise
     network = PixelModel(model)
     threat_model = ThreatModel("Linf", settings.eps / 255)
     total = torch.zeros(3, dtype=torch.long, device=accelerator.device)
@@ -164,7 +186,9 @@ def _epoch(
     done, started = epoch * per_epoch, time.monotonic()
     network.train()
     for x, y in tqdm(batches, f"epoch {epoch + 1}", per_epoch, leave=False, disable=not accelerator.is_main_process):
-        generator.manual_seed(((settings.seed % 2**20) * 2**24 + done) * 2**12 + rank)
+        step_seed = ((settings.seed % 2**20) * 2**24 + done) * 2**12 + rank
+        generator.manual_seed(step_seed)
+        torch.manual_seed(step_seed)  # dropout and the like, in models that have it
         for part_x, part_y in zip(
             x.chunk(settings.accumulation_steps), y.chunk(settings.accumulation_steps), strict=True
         ):
@@ -189,9 +213,10 @@ def _epoch(
             break
     seconds = time.monotonic() - started
     loss_sum, right, samples = accelerator.reduce(total).tolist()
-    if not math.isfinite(loss_sum):
+    learned_is_finite = all(bool(tensor.isfinite().all()) for tensor in learner.learned.values())
+    if not math.isfinite(loss_sum) or not learned_is_finite:
         raise RstHubError(
-            f"the loss is not finite in epoch {epoch + 1}: start again with a lower --lr than {settings.lr:g}"
+            f"the loss or what is learned is not finite in epoch {epoch + 1}: start again with a lower --lr"
         )
     return {
         "epoch": epoch + 1,
@@ -199,6 +224,7 @@ def _epoch(
         "lr": rate,
         "loss": loss_sum / samples,
         "train_robust": 100 * right / samples,
+        "processes": accelerator.num_processes,
         "seconds": round(seconds, 2),
     }
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import platform
 import shlex
 import sys
@@ -15,18 +16,19 @@ from typing import Any
 import accelerate
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from settings import RunSettings
 from tqdm import tqdm
 
 import rst_hub
-from rst_hub.data import Images, channel_statistics, load_images, split_off
+from rst_hub.data import Images, channel_statistics, load_images, permutation, split_off
 from rst_hub.errors import DataError, SettingsError
 from rst_hub.files import write_file
 from rst_hub.models import TIMM_VERSION
 
 EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
 """PGD-20 of the paper, section 4.1; the step size is in pixels over 255."""
-_FREE_ON_RESUME = ("resume", "output", "max_steps", "test_samples", "eval_batch_size")
+_FREE_ON_RESUME = ("resume", "output", "max_steps", "test_samples")
 """Settings that may change when a run is resumed, because the learned scores or weights do not depend on them."""
 
 
@@ -57,17 +59,19 @@ class Run:
 
 
 def start(recipe: str, settings: RunSettings) -> Run:
-    """Check everything that can be checked, load the images, and make the run's folder.
+    """Check everything that can be checked before there is a model, and load the images; write nothing.
 
     Raises:
-        RstHubError: a kind of it, before anything is written.
+        RstHubError: a kind of it.
     """
-    accelerator = Accelerator(gradient_accumulation_steps=settings.accumulation_steps)
+    # A plugin, because the plain argument gives way to an environment variable of accelerate's.
+    plugin = GradientAccumulationPlugin(num_steps=settings.accumulation_steps)
+    accelerator = Accelerator(gradient_accumulation_plugin=plugin)
     share = accelerator.num_processes * settings.accumulation_steps
     if settings.batch_size % share:
         raise SettingsError(f"--batch-size {settings.batch_size} is no multiple of {share} (processes x steps)")
     output = Path(settings.output or _default_output(recipe, settings))
-    previous = _check_output(output, recipe, settings)
+    _check_output(output, recipe, settings, accelerator.mixed_precision)
     with accelerator.main_process_first():  # the first reader fills the cache for the others
         columns = {"image_column": settings.image_column, "label_column": settings.label_column}
         bar = accelerator.is_main_process
@@ -85,18 +89,32 @@ def start(recipe: str, settings: RunSettings) -> Run:
     if settings.test_samples is None and settings.max_steps is not None:
         wanted = settings.max_steps * settings.batch_size  # a trial is measured on no more images than it saw
         holdout = holdout.subset(torch.arange(min(wanted, len(holdout))))
-    test = test.subset(torch.arange(min(wanted, len(test))))
+    if wanted < len(test):  # at random: in many data sets the first images are all of one class
+        test = test.subset(permutation("test", 0, 0, len(test))[:wanted])
     mean, std = channel_statistics(train)
     run = Run(recipe, settings, accelerator, output, train, holdout, test, image_size, mean, std)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process and previous is None:
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / "settings.json", {"recipe": recipe, "settings": dataclasses.asdict(settings)})
     run.say(
         f"{len(train)} training, {len(holdout)} held-out and {len(test)} test images of {image_size} x {image_size}, "
         f"{len(train.classes)} classes; run folder {output}"
     )
     return run
+
+
+def make_folder(run: Run) -> None:
+    """Make the run's folder with its settings.json, on the main process; leave one that is resumed as it is.
+
+    Raises:
+        SettingsError: it cannot be written.
+    """
+    run.accelerator.wait_for_everyone()
+    if not run.accelerator.is_main_process or (run.output / "settings.json").exists():
+        return
+    begun = {"recipe": run.recipe, "precision": run.accelerator.mixed_precision}
+    try:
+        run.output.mkdir(parents=True, exist_ok=True)
+        write_json(run.output / "settings.json", {**begun, "settings": dataclasses.asdict(run.settings)})
+    except OSError as error:
+        raise SettingsError(f"{run.output} cannot be written ({error}): choose another --output") from error
 
 
 def read_checkpoint(run: Run) -> dict[str, Any] | None:
@@ -109,7 +127,8 @@ def read_checkpoint(run: Run) -> dict[str, Any] | None:
     if not run.settings.resume or not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: saved[key] for key in ("state", "optimizer", "metrics", "best")}
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         raise SettingsError(f"{path} cannot be read ({error}): delete {run.output} and start again") from error
 
@@ -134,8 +153,11 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def provenance(run: Run, best: Mapping[str, Any], test: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Return what a result must carry: data, attack, settings, accuracies with sample counts, versions, command."""
+def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a result must carry: data, attack, settings, accuracies with sample counts, versions, command.
+
+    ``metrics`` has a record for each epoch, ``best`` is the position of the chosen one, and ``test`` what was measured.
+    """
     settings = run.settings
     name = Path(settings.dataset).name if Path(settings.dataset).is_dir() else settings.dataset
     values = {**dataclasses.asdict(settings), "dataset": name}
@@ -148,8 +170,8 @@ def provenance(run: Run, best: Mapping[str, Any], test: Mapping[str, Any], secon
             "training_samples": len(run.train),
             "heldout_samples": len(run.holdout),
         },
-        "epoch": best["epoch"],
-        "optimizer_steps": best["steps"],
+        "epoch": metrics[best]["epoch"],
+        "optimizer_steps": metrics[best]["steps"],
         "results": {
             "split": "test",
             "samples": test["samples"],
@@ -165,11 +187,11 @@ def provenance(run: Run, best: Mapping[str, Any], test: Mapping[str, Any], secon
                 "seed": settings.seed,
             },
         },
-        "heldout": {key: best[key] for key in ("clean", "pgd20", "samples")},
+        "heldout": {key: metrics[best][key] for key in ("clean", "pgd20", "samples")},
         "precision": run.accelerator.mixed_precision,
-        "processes": run.accelerator.num_processes,
+        "processes": sorted({record["processes"] for record in metrics}),
         "device": _device_name(run.accelerator.device),
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(record["seconds"] for record in metrics), 1),
         "versions": {
             "rst_hub": rst_hub.__version__,
             "torch": torch.__version__,
@@ -187,26 +209,31 @@ def _default_output(recipe: str, settings: RunSettings) -> str:
     return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
 
 
-def _check_output(output: Path, recipe: str, settings: RunSettings) -> dict[str, Any] | None:
-    """Return the settings of a run to resume, or None for a new folder; raise SettingsError for any other."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return None
+def _check_output(output: Path, recipe: str, settings: RunSettings, precision: str) -> None:
+    """Raise SettingsError unless the folder is new, or holds the same run and is to be resumed."""
+    above = next(parent for parent in (output, *output.resolve().parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise SettingsError(
+            f"{output} cannot be written, because {above} is no folder to write to: choose another --output"
+        )
+    if not output.exists() or not any(output.iterdir()):
+        return
     path = output / "settings.json"
     try:
         previous = json.loads(path.read_text(encoding="utf-8"))
-        before, same_recipe = previous["settings"], previous["recipe"] == recipe
+        before, same_recipe = dict(previous["settings"]), previous["recipe"] == recipe
+        before["mixed_precision"] = previous["precision"]
     except (OSError, ValueError, KeyError, TypeError):
         raise SettingsError(f"{output} holds something else than a run: choose another --output") from None
     if not same_recipe:
         raise SettingsError(f"{output} holds a run of {previous['recipe']}.py: choose another --output")
     if not settings.resume:
         raise SettingsError(f"{output} already holds a run: add --resume to continue it, or choose another --output")
-    now = json.loads(json.dumps(dataclasses.asdict(settings)))
+    now = {**json.loads(json.dumps(dataclasses.asdict(settings))), "mixed_precision": precision}
     changed = [key for key in now if now[key] != before.get(key) and key not in _FREE_ON_RESUME]
     if changed:
         shown = ", ".join(f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in changed)
         raise SettingsError(f"{output} was begun with other settings ({shown}): give those, or another --output")
-    return before
 
 
 def _common_size(train: Images, test: Images) -> int:

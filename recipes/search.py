@@ -10,7 +10,7 @@ The run's folder holds the ticket (``ticket/``), ``metrics.jsonl``, ``settings.j
 
 import dataclasses
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import torch
@@ -34,7 +34,6 @@ def main(arguments: list[str]) -> None:
     folder = run.output / "ticket"
     if folder.exists():
         raise SettingsError(f"{folder} is there already, so this search has ended: choose another --output")
-    began = time.monotonic()
 
     # A random network: the seed makes its weights, everything else is neutral and frozen.
     init = Init(settings.seed, settings.distribution)
@@ -48,17 +47,17 @@ def main(arguments: list[str]) -> None:
 
     # min over masks of max over perturbations (equation 1), by the straight-through estimator.
     learner = Learner(model, popup.scores, before_step=popup.collect_gradients, after_step=popup.apply)
-    best = learn(run, learner)
+    metrics, best = learn(run, learner)
 
     # The best epoch's masks, and what the seed cannot make, are the ticket.
     ticket = Ticket.draw(popup)
     check_ranks_agree(run, ticket)
     measured = ticket.model().to(run.accelerator.device).to(memory_format=torch.channels_last)
     test = measure(run, measured, run.test, "test")
-    ticket = dataclasses.replace(ticket, provenance=provenance(run, best, test, time.monotonic() - began))
+    ticket = dataclasses.replace(ticket, provenance=provenance(run, metrics, best, test))
     if run.accelerator.is_main_process:
+        check_loads_exactly(ticket, popup)
         ticket.save(folder)
-        check_loads_exactly(folder, popup)
         report(run, ticket, test, folder)
     run.accelerator.end_training()
 
@@ -72,11 +71,13 @@ def check_ranks_agree(run: Run, ticket: Ticket) -> None:
         run.say(f"mask digest of process {rank}: {value}")
 
 
-def check_loads_exactly(folder: Path, popup: EdgePopup) -> None:
-    """Raise RstHubError unless the saved ticket loads to the searched model's state dict, bit for bit."""
-    searched, loaded = popup.model.state_dict(), from_pretrained(folder).state_dict()
+def check_loads_exactly(ticket: Ticket, popup: EdgePopup) -> None:
+    """Raise RstHubError unless the ticket, saved and loaded, is the searched model's state dict bit for bit."""
+    with tempfile.TemporaryDirectory() as trial:
+        loaded = from_pretrained(ticket.save(Path(trial) / "ticket")).state_dict()
+    searched = popup.model.state_dict()
     if digest(searched, searched) != digest(loaded, loaded):
-        raise RstHubError(f"the ticket in {folder} does not load to the network that was searched")
+        raise RstHubError("the ticket does not load to the network that was searched: nothing is saved")
 
 
 def report(run: Run, ticket: Ticket, test: dict, folder: Path) -> None:

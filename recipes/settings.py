@@ -118,12 +118,13 @@ def parse(kind: type[Settings], arguments: list[str], description: str) -> Setti
     given = vars(_command_line(kind, description, arguments))
     config, preset = given.pop("config", None), given.pop("preset", None)
     from_file = _read_toml(config, kind) if config else {}
-    preset = preset or from_file.pop("preset", None)
+    preset_in_file = from_file.pop("preset", None)
+    preset = preset or preset_in_file
     if preset is None:
         dataset = given.get("dataset", from_file.get("dataset", "digits"))
         preset = "digits" if dataset == "digits" else "cifar"
-    if preset not in PRESETS:
-        raise SettingsError(f"preset {preset!r} is not known. {nearest(preset, PRESETS)}")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise SettingsError(f"preset {preset!r} is not known. {nearest(str(preset), PRESETS)}")
     names = {f.name for f in dataclasses.fields(kind)}
     chosen = {key: value for key, value in PRESETS[preset].items() if key in names}
     settings = kind(**{**chosen, **from_file, **given})
@@ -136,20 +137,31 @@ def check(settings: RunSettings) -> None:
     positive = ("steps", "epochs", "batch_size", "accumulation_steps", "holdout", "eval_batch_size", "lr")
     for name in (*positive, "max_steps", "test_samples", "image_size"):
         value = getattr(settings, name)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < float("inf"):
             raise SettingsError(f"--{_dashed(name)} {value}: give a number above 0")
     for name in ("eps", "step_size", "momentum", "weight_decay", "warmup_epochs"):
         value = getattr(settings, name)
-        if value is not None and not value >= 0:
+        if value is not None and not 0 <= value < float("inf"):
             raise SettingsError(f"--{_dashed(name)} {value}: give 0 or more")
-    if settings.eps > 255:
-        raise SettingsError(f"--eps {settings.eps}: give a budget in pixels over 255, at most 255")
-    if settings.warmup_epochs and settings.schedule != "cosine":
-        raise SettingsError(f"--warmup-epochs goes with --schedule cosine, not {settings.schedule}")
-    if not 0 <= settings.seed < 2**64:
-        raise SettingsError(f"--seed {settings.seed}: give a whole number from 0 to 2**64 - 1")
+    for name in ("seed", "score_seed"):
+        value = getattr(settings, name, 0)
+        if not 0 <= value < 2**64:
+            raise SettingsError(f"--{_dashed(name)} {value}: give a whole number from 0 to 2**64 - 1")
     if isinstance(settings, SearchSettings):
         check_remaining_ratio(settings.remaining_ratio)
+    contradictions = {
+        f"--eps {settings.eps}: give a budget in pixels over 255, at most 255": settings.eps > 255,
+        f"--momentum {settings.momentum}: give a share below 1": settings.momentum >= 1,
+        f"--warmup-epochs goes with --schedule cosine, not {settings.schedule}": (
+            settings.warmup_epochs > 0 and settings.schedule != "cosine"
+        ),
+        f"--step-size goes with --attack pgd or fgsm-rs; {settings.attack} has no step of its own": (
+            settings.step_size is not None and settings.attack in ("none", "fgsm")
+        ),
+    }
+    for message, applies in contradictions.items():
+        if applies:
+            raise SettingsError(message)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -188,7 +200,7 @@ def _read_toml(path: str, kind: type[RunSettings]) -> dict[str, Any]:
         if name not in fields:
             raise SettingsError(f"{path}: {name!r} is not known. {nearest(name, fields)}")
         wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        if wanted is float and type(value) is int and abs(value) < 2**53:
             values[name] = value = float(value)
         if type(value) is not wanted or (choices and value not in choices):
             expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"

@@ -8,7 +8,6 @@ Data, attack, evaluation, checkpoints and command line are those of search.py. T
 """
 
 import sys
-import time
 
 import torch
 from launch import main_of
@@ -24,21 +23,20 @@ def main(arguments: list[str]) -> None:
     settings = parse(TrainSettings, arguments, __doc__ or "")
     check_architecture(settings.model, {})
     run = start("train", settings)
-    began = time.monotonic()
 
     # timm's own architecture and initialisation; every parameter is trained.
     kwargs = {"num_classes": len(run.train.classes), **size_arguments(settings.model, run.image_size)}
-    model = build_model(settings.model, seed=settings.seed, **kwargs)
+    model = build_model(settings.model, kwargs, seed=settings.seed)
     describe_input(model, run.image_size, run.mean, run.std, run.train.classes)
     model.to(run.accelerator.device).to(memory_format=torch.channels_last)
 
     learner = Learner(model, dict(model.named_parameters()), before_step=lambda: None, after_step=lambda: None)
-    best = learn(run, learner)
+    metrics, best = learn(run, learner)
     test = measure(run, model, run.test, "test")
 
     if run.accelerator.is_main_process:
         save_dense(model, run.output / "model", settings.model, kwargs)
-        write_json(run.output / "results.json", provenance(run, best, test, time.monotonic() - began))
+        write_json(run.output / "results.json", provenance(run, metrics, best, test))
     training = "trained naturally" if settings.attack == "none" else f"trained against {settings.attack}"
     run.say(
         f"""

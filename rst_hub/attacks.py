@@ -30,7 +30,7 @@ class ThreatModel:
         """Check both fields."""
         if self.norm != "Linf":
             raise SettingsError(f"threat model norm {self.norm!r} is not supported; give 'Linf'")
-        if not 0 <= self.eps <= 1:
+        if isinstance(self.eps, str | bool) or not 0 <= self.eps <= 1:
             raise SettingsError(f"threat model eps {self.eps!r}: give a budget from 0 to 1 in pixel units, as in 8/255")
 
 

@@ -40,7 +40,7 @@ def encode_mask(mask: torch.Tensor) -> bytes:
 def decode_mask(data: bytes, size: int) -> torch.Tensor:
     """Return the bool tensor of shape (size,) that :func:`encode_mask` wrote.
 
-    Never allocates more than a small multiple of ``size`` bits' worth of bytes, whatever ``data`` claims.
+    Whatever ``data`` claims, it never allocates more than some tens of bytes for each of its own and of ``size`` / 8.
 
     Raises:
         TicketError: ``data`` is not a code of exactly ``size`` bits.
@@ -100,8 +100,8 @@ def _rice_encode(flat: np.ndarray) -> tuple[int, bytes]:
 
 def _rice_decode(code: bytes, parameter: int, kept: int, size: int) -> np.ndarray:
     tail = (kept * parameter + 7) // 8
-    # The quotients sum to less than size >> parameter, so no honest code is longer than this.
-    if parameter not in _RICE_PARAMETERS or not tail <= len(code) <= tail + (kept + (size >> parameter) + 7) // 8:
+    # No honest code is longer than the packed bits: those would have been taken instead.
+    if parameter not in _RICE_PARAMETERS or not tail <= len(code) <= (size + 7) // 8:
         raise TicketError(f"mask of {size} bits: {len(code)} bytes cannot be its Rice code")
     unary = np.unpackbits(np.frombuffer(code, np.uint8, len(code) - tail), bitorder="little")
     ends = np.flatnonzero(unary)
@@ -111,8 +111,9 @@ def _rice_decode(code: bytes, parameter: int, kept: int, size: int) -> np.ndarra
     bits = np.unpackbits(np.frombuffer(code, np.uint8, tail, len(code) - tail), bitorder="little")
     if bits[kept * parameter :].any():
         raise TicketError(f"mask of {size} bits: the padding behind its Rice code is not zero")
-    remainders = bits[: kept * parameter].reshape(kept, parameter) @ (1 << np.arange(parameter, dtype=np.int64))
-    gaps = ((np.diff(ends, prepend=-1) - 1) << parameter) + remainders
+    gaps = (np.diff(ends, prepend=-1) - 1) << parameter
+    for position in range(parameter):
+        gaps |= bits[position : kept * parameter : parameter].astype(np.int64) << position
     indices = np.cumsum(gaps + 1) - 1
     if kept and indices[-1] >= size:
         raise TicketError(f"mask of {size} bits: its Rice code reaches bit {indices[-1]}")

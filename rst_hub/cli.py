@@ -78,7 +78,7 @@ def _results(provenance: dict[str, Any]) -> list[str]:
             f"  robust accuracy  {results['robust_accuracy']:.2f} % ({how})",
             f"  searched by      {provenance['command']}",
         ]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return ["  accuracy         not measured"]
 
 

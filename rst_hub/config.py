@@ -1,16 +1,18 @@
 """A ticket folder's config.json: written, read and checked field by field, so that its readers need not doubt it.
 
 The ``rst`` part is the format: architecture and its arguments, the seed, and one entry a ticket. What stands beside it
-is the same in timm's words, for ``timm.create_model("local-dir:...")``.
+is the same in the words that timm uses for its own config.json. Each ticket's file holds the digest of what this file
+says of it, so that neither can be edited without the other.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import RstHubError, TicketError, nearest
+from .errors import RstHubError, SettingsError, TicketError, nearest
 from .masking import PATTERNS, check_remaining_ratio
 from .weights import GENERATOR, Init
 
@@ -23,21 +25,29 @@ def new_config(
     architecture: str, timm_kwargs: Mapping[str, Any], init: Init, pretrained_cfg: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the config.json of a folder without tickets."""
-    seed = {"seed": init.seed, "distribution": init.distribution}
+    rst = {
+        "format_version": FORMAT_VERSION,
+        "architecture": architecture,
+        "timm_kwargs": dict(timm_kwargs),
+        "init": {"seed": init.seed, "distribution": init.distribution, "generator": GENERATOR},
+        "tickets": [],
+    }
     config = {
         "architecture": "rst",
         "num_classes": pretrained_cfg.get("num_classes"),
-        "model_args": _model_args(architecture, seed, timm_kwargs),
+        "model_args": _model_args(rst),
         "pretrained_cfg": dict(pretrained_cfg),
-        "rst": {
-            "format_version": FORMAT_VERSION,
-            "architecture": architecture,
-            "timm_kwargs": dict(timm_kwargs),
-            "init": {**seed, "generator": GENERATOR},
-            "tickets": [],
-        },
+        "rst": rst,
     }
     return json.loads(to_json(config))
+
+
+def config_digest(config: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+    """Return the SHA-256, in hex, of all that config.json says of one ticket but for its file's own SHA-256."""
+    said = {key: config["rst"][key] for key in ("architecture", "timm_kwargs", "init")}
+    said["pretrained_cfg"] = config["pretrained_cfg"]
+    said["ticket"] = {key: value for key, value in entry.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def ticket_file(name: str) -> str:
@@ -46,8 +56,15 @@ def ticket_file(name: str) -> str:
 
 
 def to_json(config: Mapping[str, Any]) -> bytes:
-    """Return config.json's bytes."""
-    return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    """Return config.json's bytes.
+
+    Raises:
+        SettingsError: something in it (the provenance, that is) is not JSON.
+    """
+    try:
+        return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"the provenance of a ticket must be JSON without NaN and infinity: {error}") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -67,10 +84,19 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ValueError("it is too large")
         config = json.loads(path.read_text(encoding="utf-8"))
         newer = config["rst"]["format_version"]
-        if not isinstance(newer, int) or newer <= FORMAT_VERSION:
+        if type(newer) is not int or newer <= FORMAT_VERSION:
             _check_network(config)
             _check_entries(config["rst"]["tickets"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, RstHubError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+        OSError,
+        RstHubError,
+    ) as error:
         reason = f"{type(error).__name__}: {error}"
         raise TicketError(f"{path} is not a ticket's config ({reason}): fetch the folder anew") from error
     if newer > FORMAT_VERSION:
@@ -93,7 +119,7 @@ def choose_entry(folder: Path, config: Mapping[str, Any], name: str | None) -> d
     if name is None:
         raise TicketError(f"{folder} holds {len(names)} tickets: choose one of {', '.join(names)}")
     if name not in names:
-        raise TicketError(f"{folder} holds no ticket {name!r}. {nearest(name, names)}")
+        raise TicketError(f"{folder} holds no ticket {name!r}. {nearest(str(name), names)}")
     return entries[names.index(name)]
 
 
@@ -118,21 +144,21 @@ def add_entry(folder: Path, config: dict[str, Any], entry: dict[str, Any], prese
     config["rst"]["tickets"] = [*others, entry]
 
 
-def _model_args(architecture: str, init: Mapping[str, Any], timm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {"base": architecture, "seed": init["seed"], "distribution": init["distribution"], **timm_kwargs}
+def _model_args(rst: Mapping[str, Any]) -> dict[str, Any]:
+    init = {key: rst["init"][key] for key in ("seed", "distribution")}
+    return {**rst["timm_kwargs"], "base": rst["architecture"], **init}
 
 
 def _check_network(config: Mapping[str, Any]) -> None:
     rst = config["rst"]
-    if rst["format_version"] != FORMAT_VERSION:
+    if type(rst["format_version"]) is not int or rst["format_version"] != FORMAT_VERSION:
         raise ValueError(f"format_version {rst['format_version']!r}")
     Init(rst["init"]["seed"], rst["init"]["distribution"])
     if rst["init"]["generator"] != GENERATOR:
         raise ValueError(f"weights of another generator, {rst['init']['generator']!r}")
     if not isinstance(rst["architecture"], str) or not isinstance(rst["timm_kwargs"], dict):
         raise ValueError("its architecture is not a name with arguments")
-    expected = ("rst", _model_args(rst["architecture"], rst["init"], rst["timm_kwargs"]))
-    if (config["architecture"], config["model_args"]) != expected:
+    if config["architecture"] != "rst" or config["model_args"] != _model_args(rst):
         raise ValueError("its architecture and model_args for timm disagree with its rst part")
     if not isinstance(config["pretrained_cfg"], dict):
         raise ValueError("its pretrained_cfg is not an object")
@@ -150,7 +176,7 @@ def _check_entries(entries: list[dict[str, Any]]) -> None:
             raise ValueError(f"ticket {name} has the pattern {entry['pattern']!r}")
         if not all(re.fullmatch(r"[0-9a-f]{64}", entry[key]) for key in ("sha256", "weights_digest")):
             raise ValueError(f"ticket {name} has a checksum that is no SHA-256")
-        if not isinstance(entry["kept"], int) or not isinstance(entry["provenance"], dict):
+        if type(entry["kept"]) is not int or not isinstance(entry["provenance"], dict):
             raise ValueError(f"ticket {name} has a wrong kept count or provenance")
     if len({entry["name"] for entry in entries}) != len(entries):
         raise ValueError("two of its tickets have one name")

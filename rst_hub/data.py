@@ -28,6 +28,7 @@ AUGMENTATIONS = ("none", "crop", "cifar", "imagenet")
 DIGITS_SIZE = 32
 _DIGITS_TEST = 500
 _IN_MEMORY_BYTES = 8 * 2**30
+_MAX_CLASSES = 100_000
 _SPLITS = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val", "dev")}
 
 
@@ -66,7 +67,10 @@ class Decoder:
 
     def __getitem__(self, index: int) -> torch.Tensor:
         """Return one image as uint8 of shape (3, H, W)."""
-        image = self.dataset[int(index)][self.column]
+        try:
+            image = self.dataset[int(index)][self.column]
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"row {index} of column {self.column!r} cannot be decoded ({error}): remove it") from error
         if not isinstance(image, Image.Image):
             raise DataError(f"row {index} of column {self.column!r} holds no image: remove the row")
         return _to_pixels(image, self.size)
@@ -239,10 +243,14 @@ def _resize(row: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _to_pixels(image: Image.Image, size: int | None) -> torch.Tensor:
-    """Return uint8 (3, H, W) of an image of any mode; 16-bit grey is scaled to 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, np.float64)
-        image = Image.fromarray((values / max(values.max(), 255.0) * 255).clip(0, 255).astype(np.uint8))
+    """Return uint8 (3, H, W) of an image of any mode of 8 bits, or of 16-bit grey, scaled to 8."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image, np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError("an image has values beyond 16 bits: convert the images to 8 or 16 bits")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("an image holds floating-point pixels: convert the images to 8 or 16 bits")
     row = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     return row if size is None else _resize(row, size)
 
@@ -293,16 +301,28 @@ def _from_datasets(
     images = [c for c, f in features.items() if isinstance(f, datasets.Image)]
     image = _column(name, "image", images, image_column, list(features))
     labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
-    if not labels:
-        labels = [c for c, f in features.items() if isinstance(f, datasets.Value) and "int" in f.dtype]
+    labels = labels or [c for c, f in features.items() if _is_whole(f)]
     label = _column(name, "label", labels, label_column, list(features))
+    if not isinstance(features[label], datasets.ClassLabel) and not _is_whole(features[label]):
+        raise DataError(
+            f"column {label!r} of data set {name} holds no class labels: they are names of classes or numbers"
+        )
     values = dataset.with_format(None).select_columns([label])[label]
     numbers = np.array([-1 if value is None else value for value in values], np.int64)
+    if numbers.max() >= _MAX_CLASSES:
+        raise DataError(
+            f"column {label!r} of data set {name} reaches {numbers.max()}: choose the labels by --label-column"
+        )
     names = getattr(features[label], "names", None) or [str(n) for n in range(int(numbers.max()) + 1)]
     if numbers.min() < 0 or numbers.max() >= len(names):
         raise DataError(f"data set {name}: a {label} of split {found} is missing or beyond its {len(names)} classes")
     rows = Decoder(dataset.select_columns([image]), image, None)
     return rows, torch.from_numpy(numbers), tuple(names)
+
+
+def _is_whole(feature: Any) -> bool:
+    dtype = getattr(feature, "dtype", None)
+    return type(feature).__name__ == "Value" and (str(dtype) == "bool" or "int" in str(dtype))
 
 
 def _load_dataset(name: str) -> dict[str, Any]:

@@ -41,19 +41,13 @@ def outcomes(model: nn.Module, batches: Batches, attack: Attack | None = None) -
     with evaluating(model):
         for x, y in batches:
             _check_pixels(x)
+            if not results:  # labels are compared with the logits before any attack looks one up
+                classes = _logits(model, x[:1]).shape[1]
+            if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
+                raise DataError(f"labels reach from {int(y.min())} to {int(y.max())}; the model has {classes} logits")
             adversarial = x if attack is None else attack(model, x, y)
-            with torch.no_grad():
-                logits = model(adversarial)
-            if not bool(logits.isfinite().all()):
-                raise RstHubError(f"the model's logits are not finite in batch {len(results)}: it has diverged")
-            if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
-                raise DataError(
-                    f"labels reach from {int(y.min())} to {int(y.max())}; the model has {logits.shape[1]} logits"
-                )
-            results.append((logits.argmax(1) == y).cpu())
-    if not results:
-        return torch.zeros(0, dtype=torch.bool)
-    return torch.cat(results)
+            results.append((_logits(model, adversarial).argmax(1) == y).cpu())
+    return torch.cat(results) if results else torch.zeros(0, dtype=torch.bool)
 
 
 def percent(correct: torch.Tensor) -> float:
@@ -78,3 +72,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _check_pixels(x: torch.Tensor) -> None:
     if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):
         raise DataError(f"pixels reach from {float(x.min()):g} to {float(x.max()):g}: give pixels in [0, 1]")
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    logits = model(x)
+    if not bool(logits.isfinite().all()):
+        raise RstHubError("the model's logits are not finite: it has diverged, or its precision is too low")
+    return logits

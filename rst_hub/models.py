@@ -27,7 +27,7 @@ _ARGUMENTS = {
     "num_classes": lambda v: _is_int(v, 0, 100_000),
     "in_chans": lambda v: _is_int(v, 1, 1024),
     "img_size": lambda v: _is_int(v, 1, 4096) or (_is_pair(v) and all(_is_int(side, 1, 4096) for side in v)),
-    "global_pool": lambda v: v in _POOLS,
+    "global_pool": lambda v: isinstance(v, str) and v in _POOLS,
     "drop_rate": lambda v: _is_share(v),
     "drop_path_rate": lambda v: _is_share(v),
 }
@@ -36,9 +36,9 @@ _ARGUMENTS = {
 _INPUT_KEYS = {
     "input_size": lambda v: isinstance(v, list | tuple) and len(v) == 3 and all(_is_int(n, 1, 4096) for n in v),
     "fixed_input_size": lambda v: isinstance(v, bool),
-    "interpolation": lambda v: v in ("bicubic", "bilinear", "nearest", "lanczos", "random"),
-    "crop_pct": lambda v: isinstance(v, int | float) and 0 < v <= 1,
-    "crop_mode": lambda v: v in ("center", "squash", "border"),
+    "interpolation": lambda v: isinstance(v, str) and v in ("bicubic", "bilinear", "nearest", "lanczos", "random"),
+    "crop_pct": lambda v: _is_number(v) and 0 < v <= 2,
+    "crop_mode": lambda v: isinstance(v, str) and v in ("center", "squash", "border"),
     "mean": lambda v: _are_channel_values(v),
     "std": lambda v: _are_channel_values(v) and all(value > 0 for value in v),
     "num_classes": lambda v: _is_int(v, 0, 100_000),
@@ -71,6 +71,8 @@ class PixelModel(nn.Module):
         cfg: Any = model.pretrained_cfg
         device = next(model.parameters()).device
         for name in ("mean", "std"):
+            if name not in cfg:
+                raise ArchitectureError(f"the model's pretrained_cfg has no {name}: set it with describe_input")
             values = torch.tensor(cfg[name], dtype=torch.float32, device=device).view(1, -1, 1, 1)
             self.register_buffer(name, values, persistent=False)
 
@@ -92,7 +94,8 @@ def create_model(architecture: str, init: Init, **timm_kwargs: Any) -> nn.Module
     Raises:
         ArchitectureError: timm does not know the name, or it refuses an argument.
     """
-    model = build_model(architecture, **timm_kwargs)
+    model = build_model(architecture, timm_kwargs)
+    set_input(model, _own_input(model, timm_kwargs))
     seeded = [weight.seeded(init) for weight in maskable_weights(model)] + make_neutral(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -102,7 +105,7 @@ def create_model(architecture: str, init: Init, **timm_kwargs: Any) -> nn.Module
     return model
 
 
-def build_model(architecture: str, *, seed: int = 0, **timm_kwargs: Any) -> nn.Module:
+def build_model(architecture: str, timm_kwargs: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
     """Return timm's own model of that name, never pretrained, initialised by timm from torch's ``seed``.
 
     torch's global random state is left as it was.
@@ -111,12 +114,15 @@ def build_model(architecture: str, *, seed: int = 0, **timm_kwargs: Any) -> nn.M
         ArchitectureError: as for :func:`create_model`.
     """
     check_architecture(architecture, timm_kwargs)
+    generator = torch.random.default_generator  # torch.manual_seed would reseed CUDA's generators as well
+    state = generator.get_state()
+    generator.manual_seed(seed)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return timm.create_model(architecture, pretrained=False, **timm_kwargs)
+        return timm.create_model(architecture, pretrained=False, **timm_kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ArchitectureError(f"timm cannot build {architecture} with {timm_kwargs}: {error}") from error
+    finally:
+        generator.set_state(state)
 
 
 def check_architecture(architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
@@ -136,9 +142,9 @@ def state_layout(architecture: str, timm_kwargs: Mapping[str, Any]) -> dict[str,
     """Return (shape, dtype) of every tensor in the architecture's state dict, without allocating any."""
     try:
         with torch.device("meta"):
-            model = build_model(architecture, **timm_kwargs)
+            model = build_model(architecture, timm_kwargs)
     except ArchitectureError:
-        model = build_model(architecture, **timm_kwargs)  # some of timm before 1.0.20 asks tensors for values here
+        model = build_model(architecture, timm_kwargs)  # some of timm before 1.0.20 asks tensors for values here
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
 
 
@@ -182,6 +188,9 @@ def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
     for key, value in pretrained_cfg.items():
         if key not in _INPUT_KEYS or not _INPUT_KEYS[key](value):
             raise ArchitectureError(f"pretrained_cfg entry {key}={value!r} is not one that a ticket may carry")
+    channels = {len(pretrained_cfg[key]) for key in ("mean", "std") if key in pretrained_cfg}
+    if "input_size" in pretrained_cfg and channels - {pretrained_cfg["input_size"][0]}:
+        raise ArchitectureError(f"mean and std of {channels} channels do not fit {pretrained_cfg['input_size']} images")
     classes = model.num_classes
     labels = pretrained_cfg.get("label_names")
     for count in (pretrained_cfg.get("num_classes", classes), classes if labels is None else len(labels)):
@@ -189,6 +198,19 @@ def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
             raise ArchitectureError(f"{count} classes were given for a model of {classes}: they must be the same")
     timm_model: Any = model
     timm_model.pretrained_cfg = timm_model.default_cfg = dict(pretrained_cfg)
+
+
+def _own_input(model: nn.Module, timm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return timm's own pretrained_cfg for these arguments: their size and channels, without weights or labels."""
+    own = dict(cast(Any, model.pretrained_cfg))
+    channels = timm_kwargs.get("in_chans", own["input_size"][0])
+    size = timm_kwargs.get("img_size", own["input_size"][1:])
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    values = {key: list(own[key]) for key in ("mean", "std")}
+    for key, numbers in values.items():
+        values[key] = numbers if len(numbers) == channels else [sum(numbers) / len(numbers)] * channels
+    kept = {key: own[key] for key in _INPUT_KEYS if key in own and key != "label_names"}
+    return {**kept, **values, "input_size": [channels, *size], "num_classes": model.num_classes}
 
 
 def carried_input(model: nn.Module) -> dict[str, Any]:
@@ -220,7 +242,7 @@ def load_dense(folder: str | Path) -> nn.Module:
     """
     try:
         config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-        model = build_model(config["architecture"], **config["model_args"])
+        model = build_model(config["architecture"], config["model_args"])
         set_input(model, config["pretrained_cfg"])
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
@@ -232,8 +254,12 @@ def _is_int(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6  # so neither inf nor nan
+
+
 def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    return _is_number(value) and 0 <= value < 1
 
 
 def _is_pair(value: Any) -> bool:
@@ -241,9 +267,7 @@ def _is_pair(value: Any) -> bool:
 
 
 def _are_channel_values(value: Any) -> bool:
-    return (
-        isinstance(value, list | tuple) and 1 <= len(value) <= 1024 and all(isinstance(v, int | float) for v in value)
-    )
+    return isinstance(value, list | tuple) and 1 <= len(value) <= 1024 and all(_is_number(v) for v in value)
 
 
 def _are_names(value: Any) -> bool:

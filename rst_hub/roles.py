@@ -12,7 +12,7 @@ masked   the weight of a convolution (also transposed) or linear layer, of any s
 zero     every ``bias``, also a norm layer's; an LSTM's ``bias_ih_*``, ``bias_hh_*``     0
 one      the weight of a norm layer; ``gain``, ``skipinit_gain``; layer and residual     1
          scales (``gamma``, ``gamma_*``, ``ls*``, ``layer_scale*``, ``res_scale*``)
-seeded   any other that timm draws at random: tokens, position tables                    normal, deviation 0.02
+seeded   any other whose values differ: tokens, position tables                          normal, deviation 0.02
 kept     the rest: temperatures, gates, zero bias tables                                 timm's own
 =======  ==============================================================================  =============================
 """

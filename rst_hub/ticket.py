@@ -2,8 +2,9 @@
 
 ``config.json`` names the architecture, the seed and the tickets (config.py). ``ticket-<name>.safetensors`` holds, per
 masked weight, ``mask.<name>`` (U8 bytes of bits.py) and, per other tensor of the state dict, ``state.<name>`` (a
-constant tensor as one value of shape ()). Its metadata entry ``seeded`` lists what the seed makes: shape and scale by
-name. Masked weights and seeded tables are made anew when a ticket is loaded, and their digest is compared.
+constant tensor as one value of shape ()). Its metadata ``rst`` is JSON: ``seeded`` lists what the seed makes, shape and
+scale by name; ``config`` is the digest of what config.json says of the ticket. Masked weights and seeded tables are
+made anew when a ticket is loaded, and their digest is compared.
 """
 
 import hashlib
@@ -21,10 +22,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .bits import decode_mask, encode_mask
-from .config import TICKET_NAME, add_entry, choose_entry, new_config, read_config, ticket_file, to_json
-from .errors import ArchitectureError, SettingsError, TicketError
+from .config import TICKET_NAME, add_entry, choose_entry, config_digest, new_config, read_config, ticket_file, to_json
+from .errors import ArchitectureError, RstHubError, SettingsError, TicketError
 from .files import new_folder, write_file
-from .masking import EdgePopup
+from .masking import EdgePopup, kept_count
 from .models import TIMM_VERSION, Layout, build_model, carried_input, set_input, state_layout
 from .weights import Init, SeededTensor
 
@@ -59,9 +60,11 @@ class Ticket:
     ) -> "Ticket":
         """Return the ticket that the scores of ``popup`` choose now, with its model's other state as it is now.
 
+        What was drawn is made anew and compared before it is returned, so that what is saved can be loaded.
+
         Raises:
-            SettingsError: the model was not made by :func:`rst_hub.create_model` with the popup's Init, or the name
-                is not of letters, digits, '.', '_' and '-'.
+            SettingsError: the model was not made by :func:`rst_hub.create_model` with the popup's Init, or has been
+                changed since, or its scores are not numbers; or the name is not of letters, digits, '.', '_' and '-'.
         """
         source = getattr(popup.model, "rst_source", None)
         if source is None or source.init != popup.init:
@@ -71,7 +74,7 @@ class Ticket:
             raise SettingsError(f"ticket name {name!r}: use letters, digits, '.', '_' and '-', 64 at most")
         popup.apply()
         tensors = {key: value.detach().cpu().clone() for key, value in popup.model.state_dict().items()}
-        return cls(
+        ticket = cls(
             name=name,
             architecture=source.architecture,
             timm_kwargs=dict(source.timm_kwargs),
@@ -85,6 +88,11 @@ class Ticket:
             weights_digest=digest(tensors, source.seeded),
             provenance=dict(provenance or {}),
         )
+        try:
+            ticket.verify()
+        except RstHubError as error:
+            raise SettingsError(f"the model is no longer what create_model made, and no ticket: {error}") from error
+        return ticket
 
     @property
     def file(self) -> str:
@@ -121,7 +129,7 @@ class Ticket:
             TicketError: as for :meth:`state_dict`, or the installed timm builds other tensors under this name.
         """
         tensors = self.state_dict()
-        model = build_model(self.architecture, **self.timm_kwargs)
+        model = build_model(self.architecture, self.timm_kwargs)
         set_input(model, self.pretrained_cfg)
         layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
         _compare_layouts(self.architecture, _layout_of(self.seeded, self.state, layout), layout, self.provenance)
@@ -129,8 +137,16 @@ class Ticket:
         return model.eval()
 
     def verify(self) -> None:
-        """Make the weights and the model anew; raise TicketError when anything differs from what was drawn."""
+        """Count the masks, make weights and model anew; raise TicketError if anything is not as it was drawn."""
+        self.check_counts()
         self.model()
+
+    def check_counts(self) -> None:
+        """Raise TicketError unless every mask keeps as many weights as the remaining ratio says."""
+        for name, mask in self.masks.items():
+            found, due = int(mask.sum()), kept_count(mask.numel(), self.remaining_ratio)
+            if found != due:
+                raise TicketError(f"the mask of {name} keeps {found} of {mask.numel()} weights; {due} are due")
 
     def save(self, folder: str | Path) -> Path:
         """Write the ticket into ``folder``, made anew or holding other tickets of the same random network.
@@ -138,16 +154,23 @@ class Ticket:
         The folder appears at once or not at all; in a folder of tickets, config.json is replaced last.
 
         Raises:
-            TicketError: the folder holds something else, tickets of another network, or another ticket of this name.
+            TicketError: the folder holds something else, tickets of another network, or another ticket of this name;
+                or it cannot be written.
+            SettingsError: the provenance is not JSON.
         """
         folder = Path(folder)
         is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-        content = _to_safetensors(self)
         config = new_config(self.architecture, self.timm_kwargs, self.init, self.pretrained_cfg)
-        add_entry(folder, config, _entry_of(self, content), None if is_new else read_config(folder))
-        with new_folder(folder) if is_new else nullcontext(folder) as target:
-            write_file(target / self.file, content)
-            write_file(target / "config.json", to_json(config))
+        entry = json.loads(to_json(_entry_of(self)))
+        content = _to_safetensors(self, config_digest(config, entry))
+        entry["sha256"] = hashlib.sha256(content).hexdigest()
+        add_entry(folder, config, entry, None if is_new else read_config(folder))
+        try:
+            with new_folder(folder) if is_new else nullcontext(folder) as target:
+                write_file(target / self.file, content)
+                write_file(target / "config.json", to_json(config))
+        except OSError as error:
+            raise TicketError(f"{folder} cannot be written: {error}") from error
         return folder
 
     @classmethod
@@ -165,7 +188,9 @@ class Ticket:
         entry = choose_entry(folder, config, name)
         content = _read_checked(folder / entry["file"], entry["sha256"])
         try:
-            return _from_safetensors(config, entry, content)
+            ticket = _from_safetensors(config, entry, content)
+            ticket.check_counts()
+            return ticket
         except (TicketError, ArchitectureError) as error:
             raise type(error)(f"{folder / entry['file']}: {error}") from error
 
@@ -185,27 +210,27 @@ def digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
-def _entry_of(ticket: Ticket, content: bytes) -> dict[str, Any]:
+def _entry_of(ticket: Ticket) -> dict[str, Any]:
     return {
         "name": ticket.name,
         "remaining_ratio": ticket.remaining_ratio,
         "pattern": ticket.pattern,
         "file": ticket.file,
-        "sha256": hashlib.sha256(content).hexdigest(),
         "weights_digest": ticket.weights_digest,
         "kept": ticket.kept,
         "provenance": ticket.provenance,
     }
 
 
-def _to_safetensors(ticket: Ticket) -> bytes:
+def _to_safetensors(ticket: Ticket, said: str) -> bytes:
     tensors = {
         f"mask.{name}": torch.frombuffer(bytearray(encode_mask(mask)), dtype=torch.uint8)
         for name, mask in ticket.masks.items()
     }
     tensors.update({f"state.{name}": _one_value(tensor) for name, tensor in ticket.state.items()})
     seeded = {name: [list(spec.shape), spec.scale] for name, spec in sorted(ticket.seeded.items())}
-    return safetensors.torch.save(tensors, metadata={"seeded": json.dumps(seeded, separators=(",", ":"))})
+    metadata = json.dumps({"config": said, "seeded": seeded}, separators=(",", ":"))
+    return safetensors.torch.save(tensors, metadata={"rst": metadata})  # one entry: several have no fixed order
 
 
 def _one_value(tensor: torch.Tensor) -> torch.Tensor:
@@ -219,19 +244,22 @@ def _one_value(tensor: torch.Tensor) -> torch.Tensor:
 
 def _from_safetensors(config: dict[str, Any], entry: dict[str, Any], content: bytes) -> Ticket:
     rst = config["rst"]
-    layout = state_layout(rst["architecture"], rst["timm_kwargs"])
     try:
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        specs = json.loads(header["__metadata__"]["seeded"])
-        seeded = {n: SeededTensor(n, tuple(shape), float(s), f"mask.{n}" in tensors) for n, (shape, s) in specs.items()}
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        metadata = json.loads(header["__metadata__"]["rst"])
+        said = metadata["config"]
+        seeded = {name: _seeded(name, spec, f"mask.{name}" in tensors) for name, spec in metadata["seeded"].items()}
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise TicketError(f"it is not a ticket's safetensors file ({error})") from error
+    if said != config_digest(config, entry):
+        raise TicketError("config.json says something else of it than when it was drawn: fetch the folder anew")
+    layout = state_layout(rst["architecture"], rst["timm_kwargs"])
     stored = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
     codes = {key.removeprefix("mask."): value for key, value in tensors.items() if key.startswith("mask.")}
     strays = [key for key in tensors if not key.startswith(("mask.", "state."))]
     strays += [key for key in codes if key not in seeded] + [key for key in stored if key in seeded]
-    if strays or not all(math.isfinite(spec.scale) for spec in seeded.values()):
+    if strays:
         raise TicketError(f"it holds tensors that no ticket has: {strays[:3]}")
     _compare_layouts(rst["architecture"], _layout_of(seeded, stored, layout), layout, entry["provenance"])
     masks = {}
@@ -256,6 +284,13 @@ def _from_safetensors(config: dict[str, Any], entry: dict[str, Any], content: by
     if ticket.kept != entry["kept"]:
         raise TicketError(f"its masks keep {ticket.kept} weights, config.json says {entry['kept']}")
     return ticket
+
+
+def _seeded(name: str, spec: list[Any], masked: bool) -> SeededTensor:
+    shape, scale = spec
+    if not all(type(size) is int and size >= 0 for size in shape) or not math.isfinite(scale):
+        raise ValueError(f"{name} of shape {shape} and scale {scale}")
+    return SeededTensor(name, tuple(shape), float(scale), masked)
 
 
 def _layout_of(

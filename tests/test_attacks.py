@@ -119,7 +119,7 @@ def test_more_restarts_never_leave_more_samples_right():
 
 
 def test_bad_settings_are_refused():
-    for eps in (-1 / 255, 2, float("nan")):
+    for eps in (-1 / 255, 2, float("nan"), "8/255", True):
         with pytest.raises(SettingsError, match="eps"):
             ThreatModel("Linf", eps)
     with pytest.raises(SettingsError, match="norm"):

@@ -91,5 +91,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
         decode_mask(struct.pack("<BBQ", RICE, 1, 2**60), 64)
     with pytest.raises(TicketError, match="cannot be its Rice code"):
         decode_mask(struct.pack("<BBQ", RICE, 1, 64) + bytes(10**6), 64)
+    with pytest.raises(TicketError, match="cannot be its Rice code"):  # a code that is longer than the packed bits
+        decode_mask(struct.pack("<BBQ", RICE, 24, 900_000) + bytes(2_700_000), 1_000_000)
     with pytest.raises(TicketError, match="codec 9"):
         decode_mask(struct.pack("<BBQ", 9, 0, 0), 64)

@@ -116,9 +116,26 @@ def test_what_is_no_labelled_image_data_set_is_refused(tmp_path):
         ),
         "holds no image": ({"image": [None], "label": [0]}, {"image": image, "label": label}),
     }
-    for number, (message, (columns, features)) in enumerate(cases.items()):
+    number, whole = datasets.Value("float64"), datasets.Value("int64")
+    cases |= {
+        "no label column": ({"image": [picture()], "label": [0.7]}, {"image": image, "label": number}),
+        "'id' .* reaches 30000000": ({"image": [picture()], "id": [30_000_000]}, {"image": image, "id": whole}),
+        "floating-point pixels": (
+            {"image": [Image.fromarray(np.ones((4, 4), np.float32))], "label": [0]},
+            {"image": image, "label": label},
+        ),
+        "cannot be decoded": (
+            {"image": [{"bytes": b"GIF?", "path": None}], "label": [0]},
+            {"image": image, "label": label},
+        ),
+    }
+    for index, (message, (columns, features)) in enumerate(cases.items()):
         with pytest.raises(DataError, match=message):
-            load_images(folder_of(tmp_path, columns, features, f"set{number}"), "train")
+            load_images(folder_of(tmp_path, columns, features, f"set{index}"), "train")
+    assert index == 9
+    chosen = folder_of(tmp_path, {"image": [picture()], "label": [0.7]}, {"image": image, "label": number}, "chosen")
+    with pytest.raises(DataError, match="holds no class labels"):
+        load_images(chosen, "train", label_column="label")
     several = folder_of(tmp_path, *cases["several label columns: choose one of fine, coarse"], "several")
     assert load_images(several, "train", label_column="coarse").labels.tolist() == [1]
     with pytest.raises(DataError, match=r"no column 'coars'\. Did you mean coarse"):
@@ -145,7 +162,7 @@ def test_sizes_and_modes(tmp_path):
     native = load_images(folder, "train")
     assert isinstance(native.rows, Decoder)  # of different sizes
     assert [tuple(native.rows[i].shape) for i in range(4)] == [(3, 20, 30), (3, 12, 12), (3, 12, 12), (3, 12, 12)]
-    assert (int(native.rows[3].min()), int(native.rows[3].max())) == (0, 255)
+    assert (int(native.rows[3].min()), int(native.rows[3].max())) == (0, 223)  # 57200 / 257
     resized = load_images(folder, "train", image_size=8)
     assert resized.rows.shape == (4, 3, 8, 8)
     assert resized.rows[:3, 0, 0, 0].tolist() == [50, 60, 70]

@@ -56,8 +56,12 @@ def test_bad_input_is_an_error_never_a_number():
         clean_accuracy(Brightest(), [(x * 255, y)])
     with pytest.raises(DataError, match="pixels reach"):
         clean_accuracy(Brightest(), [(x * float("nan"), y)])
-    with pytest.raises(DataError, match="3 logits"):
-        clean_accuracy(Brightest(), [(x, y + 3)])
+    for measure in (
+        clean_accuracy,
+        functools.partial(robust_accuracy, attack=functools.partial(pgd, threat_model=ThreatModel())),
+    ):
+        with pytest.raises(DataError, match="3 logits"):
+            measure(Brightest(), [(x, y + 3)])
     with pytest.raises(DataError, match="no samples"):
         clean_accuracy(Brightest(), [])
     with pytest.raises(RstHubError, match="not finite"):

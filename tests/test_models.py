@@ -12,6 +12,8 @@ from rst_hub.models import build_model, describe_input, load_dense, save_dense, 
 
 def test_the_weights_are_the_seeds_and_nothing_depends_on_torchs_random_state():
     torch.manual_seed(1)
+    with pytest.raises(ArchitectureError, match="'seed' cannot go into a ticket"):
+        create_model("test_vit", Init(5), seed=5)
     one = create_model("test_vit", Init(5), img_size=32)
     state = torch.random.get_rng_state()
     torch.manual_seed(2)
@@ -106,6 +108,17 @@ def test_a_class_count_that_is_not_the_models_is_refused():
         describe_input(model, 32, (0.5,) * 3, (0.5,) * 3, "abc")
 
 
+def test_a_created_model_describes_its_own_input():
+    for kwargs, size in (({}, [3, 160, 160]), ({"in_chans": 1}, [1, 160, 160])):
+        cfg = create_model("test_resnet", Init(0), num_classes=7, **kwargs).pretrained_cfg
+        assert (cfg["input_size"], cfg["num_classes"], len(cfg["mean"]), len(cfg["std"])) == (size, 7, size[0], size[0])
+    assert create_model("test_vit", Init(0), img_size=32).pretrained_cfg["input_size"] == [3, 32, 32]
+    bare = torch.nn.Linear(2, 2)
+    bare.pretrained_cfg = {}
+    with pytest.raises(ArchitectureError, match="no mean"):
+        PixelModel(bare)
+
+
 def test_pixels_are_normalised_inside():
     model = create_model("test_resnet", Init(0), num_classes=10).eval()
     describe_input(model, 32, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), LABELS)
@@ -116,7 +129,7 @@ def test_pixels_are_normalised_inside():
 
 
 def test_a_dense_model_is_saved_in_timms_form(tmp_path):
-    model = build_model("test_resnet", seed=3, num_classes=10).to(memory_format=torch.channels_last)
+    model = build_model("test_resnet", {"num_classes": 10}, seed=3).to(memory_format=torch.channels_last)
     describe_input(model, 32, (0.3,) * 3, (0.3,) * 3, LABELS)
     save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10})
     loaded = load_dense(tmp_path / "dense")

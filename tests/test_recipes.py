@@ -93,6 +93,10 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
         ("--seed", "-1"): "--seed -1",
         ("--warmup-epochs", "5", "--schedule", "step"): "goes with --schedule cosine",
         ("--distribution", "normal"): "invalid choice",
+        ("--score-seed", "-1"): "--score-seed -1",
+        ("--momentum", "1"): "give a share below 1",
+        ("--lr", "inf"): "--lr inf",
+        ("--attack", "fgsm", "--step-size", "2"): "fgsm has no step of its own",
     }
     for arguments, message in cases.items():
         with pytest.raises(SettingsError) as caught:
@@ -105,6 +109,8 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
         'attack = "pdg"': "must be one of pgd, fgsm, fgsm-rs",
         "epochs =": "cannot be read as TOML",
         'preset = "digit"': "Did you mean digits",
+        "preset = 3": "preset 3 is not known",
+        f"eps = {10**400}": "must be of type float",
     }
     for text, message in files.items():
         (tmp_path / "row.toml").write_text(text)
@@ -153,10 +159,11 @@ def test_a_search_ends_with_a_ticket_and_its_numbers(search):
 def test_the_numbers_come_again_from_the_saved_ticket(search):
     import functools
 
-    from rst_hub.data import evaluation_batches, load_images
+    from rst_hub.data import evaluation_batches, load_images, permutation
 
     folder, _ = search
-    test = load_images("digits", "test").subset(torch.arange(60))
+    test = load_images("digits", "test")
+    test = test.subset(permutation("test", 0, 0, len(test))[:60])
     batches = [(x, y) for _, x, y in evaluation_batches(test, 100, image_size=32)]
     model = rst_hub.PixelModel(rst_hub.from_pretrained(folder / "ticket"))
     results = rst_hub.Ticket.load(folder / "ticket").provenance["results"]
@@ -194,6 +201,8 @@ def test_bad_input_is_one_line_before_anything_is_written(tmp_path, image_folder
         (("--dataset", str(tmp_path)), "cannot be read as images with labels"),
         (("--dataset", str(image_folder), "--holdout", "36"), "cannot hold out 36 of 36"),
         (("--batch-size", "7", "--accumulation-steps", "2"), "no multiple of 2"),
+        (("--model", "test_vit", "--image-size", "30"), "test_vit cannot take images of 30 x 30"),
+        (("--model", "inception_v3"), "inception_v3 cannot take images of 32 x 32"),
     )
     for number, (arguments, message) in enumerate(cases):
         output = tmp_path / f"out{number}"
@@ -202,7 +211,37 @@ def test_bad_input_is_one_line_before_anything_is_written(tmp_path, image_folder
         assert message in process.stderr
         assert "Traceback" not in process.stderr
         assert not output.exists()
-    assert number == 5
+    assert number == 7
+
+
+def test_a_search_that_diverges_says_so_and_draws_nothing(tmp_path):
+    arguments = (*SMALL, "--lr", "1e38", "--epochs", "2", "--output", tmp_path / "run")
+    process = run_recipe("search.py", *arguments, check=False)
+    assert process.returncode == 2
+    assert "not finite in epoch 1: start again with a lower --lr" in process.stderr
+    assert not (tmp_path / "run" / "ticket").exists()
+
+
+def test_a_damaged_run_folder_is_named(search, tmp_path):
+    folder, _ = search
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "ticket")
+    again = (*SMALL, "--epochs", "3", "--output", tmp_path / "run", "--resume")
+    whole = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    assert "checkpoint.pt cannot be read" in run_recipe("search.py", *again, check=False).stderr
+    (tmp_path / "run" / "settings.json").write_text('{"recipe": "search", "settings": []}')
+    assert "holds something else than a run" in run_recipe("search.py", *again, check=False).stderr
+    below = ("--output", folder / "metrics.jsonl" / "run")
+    assert "is no folder to write to" in run_recipe("search.py", *SMALL, *below, check=False).stderr
+
+
+def test_accelerates_environment_does_not_change_the_accumulation(search, tmp_path):
+    environment = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
+    run_recipe("search.py", *SMALL, "--epochs", "3", "--output", tmp_path / "run", **environment)
+    assert digest(learned(search[0]), learned(search[0])) == digest(
+        learned(tmp_path / "run"), learned(tmp_path / "run")
+    )
 
 
 def test_an_interrupted_search_resumes_to_the_same_bits(search, tmp_path):

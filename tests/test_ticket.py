@@ -11,7 +11,9 @@ import safetensors.torch
 import torch
 from conftest import ENVIRONMENT, make_popup
 
-from rst_hub import Init, Ticket, from_pretrained
+from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model, from_pretrained
+from rst_hub.bits import encode_mask
+from rst_hub.config import config_digest
 from rst_hub.errors import ArchitectureError, SettingsError, TicketError
 from rst_hub.ticket import digest
 from rst_hub.weights import DISTRIBUTIONS
@@ -82,7 +84,7 @@ def test_the_file_is_what_the_module_says(ticket, folder):
     assert tensors["state.bn1.weight"].shape == ()  # a constant, as one value
     assert tensors["state.bn1.running_mean"].shape == ticket.state["bn1.running_mean"].shape
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    seeded = json.loads(header["__metadata__"]["seeded"])
+    seeded = json.loads(header["__metadata__"]["rst"])["seeded"]
     assert {f"mask.{name}" for name in seeded} == masks
 
 
@@ -141,17 +143,20 @@ def test_a_save_that_dies_half_way_leaves_nothing_that_looks_like_a_ticket(ticke
     assert list(tmp_path.iterdir()) == []
 
 
-def rewrite(folder, change=lambda tensors, seeded: None, **entry):
-    """Change a ticket's file and bring config.json's checksum in line, as a hostile writer would."""
+def rewrite(folder, change=lambda tensors, seeded: None, edit=lambda config: None, **entry):
+    """Change a ticket's folder and bring all its checksums in line, as a hostile writer would."""
     path = folder / "ticket-r0.1.safetensors"
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    tensors, seeded = safetensors.torch.load(content), json.loads(header["__metadata__"]["seeded"])
-    change(tensors, seeded)
-    content = safetensors.torch.save(tensors, {"seeded": json.dumps(seeded)})
-    path.write_bytes(content)
+    tensors, metadata = safetensors.torch.load(content), json.loads(header["__metadata__"]["rst"])
+    change(tensors, metadata["seeded"])
     config = json.loads((folder / "config.json").read_text())
-    config["rst"]["tickets"][0].update({"sha256": hashlib.sha256(content).hexdigest(), **entry})
+    edit(config)
+    config["rst"]["tickets"][0].update(entry)
+    metadata["config"] = config_digest(config, config["rst"]["tickets"][0])
+    content = safetensors.torch.save(tensors, {"rst": json.dumps(metadata)})
+    path.write_bytes(content)
+    config["rst"]["tickets"][0]["sha256"] = hashlib.sha256(content).hexdigest()
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -183,6 +188,19 @@ def infinite(tensors, seeded):
     seeded["fc.weight"][1] = float("inf")
 
 
+def enormous(tensors, seeded):
+    seeded["fc.weight"][1] = 10**400
+
+
+def float_shape(tensors, seeded):
+    seeded["fc.weight"][0] = [10.0, 96.0]
+
+
+def more_kept(tensors, seeded):
+    mask = torch.ones(960, dtype=torch.bool)
+    tensors["mask.fc.weight"] = torch.frombuffer(bytearray(encode_mask(mask)), dtype=torch.uint8)
+
+
 def stray(tensors, seeded):
     tensors["pickle"] = torch.zeros(1)
 
@@ -200,9 +218,12 @@ EDITS = {
     r"running_var: \[5\]": reshape,
     "running_var: .* float64": retype,
     r"fc.weight: \[10000000": huge,
-    "its masks keep": unmask,
+    "its masks keep .* config.json says": unmask,
     "those it was drawn with": scale,
-    "no ticket has": infinite,
+    "and scale inf": infinite,
+    "OverflowError|int too large": enormous,
+    r"shape \[10.0": float_shape,
+    "masks keep": more_kept,
     "'pickle'": stray,
     "mask of 960 bits": other_mask,
     "dtype U8": float_mask,
@@ -263,18 +284,104 @@ def test_a_layer_that_timm_renamed_is_named_with_both_versions(folder):
 
 
 def test_an_unknown_architecture_and_argument_are_refused(folder):
-    config = json.loads((folder / "config.json").read_text())
-    for architecture, kwargs, message in (
+    cases = (
         ("test_resnett", {}, "Did you mean test_resnet"),
         ("hf-hub:org/name", {}, "no architecture"),
         ("test_resnet", {"checkpoint_path": "/etc/passwd"}, "checkpoint_path"),
         ("test_resnet", {"num_classes": 10**9}, "num_classes"),
-    ):
-        config["rst"].update(architecture=architecture, timm_kwargs=kwargs)
-        config["model_args"] = {"base": architecture, "seed": 0, "distribution": "signed_kaiming_constant", **kwargs}
-        (folder / "config.json").write_text(json.dumps(config))
+        ("test_resnet", {"seed": 7}, "'seed' cannot go into a ticket"),
+        ("test_resnet", {"architecture": "resnet18"}, "'architecture' cannot go"),
+        ("test_resnet", {"num_classes": [10]}, "num_classes"),
+    )
+    for architecture, kwargs, message in cases:
+
+        def edit(config, architecture=architecture, kwargs=kwargs):
+            config["rst"].update(architecture=architecture, timm_kwargs=kwargs)
+            network = {"base": architecture, "seed": 0, "distribution": "signed_kaiming_constant"}
+            config["model_args"] = {**kwargs, **network}
+
+        rewrite(folder, edit=edit)
         with pytest.raises(ArchitectureError, match=message):
             from_pretrained(folder)
+
+
+def test_a_hostile_input_description_is_refused(folder):
+    good = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    changes = (
+        {"url": "http://127.0.0.1/x"},
+        {"mean": [0.5]},
+        {"mean": [10**400] * 3},
+        {"std": [float("inf")] * 3},
+        {"std": [0.0] * 3},
+        {"input_size": [1, 32, 32]},
+        {"num_classes": 11},
+        {"label_names": ["a"]},
+        {"interpolation": ["bilinear"]},
+    )
+    for change in changes:
+        rewrite(folder, edit=lambda config, change=change: config.update(pretrained_cfg={**good, **change}))
+        with pytest.raises(ArchitectureError):
+            from_pretrained(folder)
+    rewrite(folder, edit=lambda config: config.update(pretrained_cfg=good))
+    from_pretrained(folder)
+
+
+def test_whatever_is_edited_in_config_json_is_noticed(folder):
+    path = folder / "config.json"
+    good = path.read_text()
+    edits = {
+        '"mean": [': '"mean": [\n      0.9,',
+        '"remaining_ratio": 0.1': '"remaining_ratio": 0.2',
+        '"timm": "1.0.31"': '"timm": "1.0.32"',
+        '"label_names": [': '"label_names": ["ten",',
+    }
+    for old, new in edits.items():
+        assert good.count(old) == 1, old
+        path.write_text(good.replace(old, new))
+        with pytest.raises(TicketError, match=r"config\.json says something else"):
+            from_pretrained(folder)
+    path.write_text(good.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(TicketError, match=r"config\.json says something else"):
+        from_pretrained(folder)
+
+
+def test_what_is_drawn_can_be_loaded_whatever_its_arguments(tmp_path):
+    drawn = 0
+    for kwargs in ({}, {"num_classes": 7}, {"num_classes": 0}, {"in_chans": 1}, {"in_chans": 5, "num_classes": 2}):
+        model = create_model("test_resnet", Init(0), **kwargs)
+        folder = Ticket.draw(EdgePopup(model, Init(0), 0.1)).save(tmp_path / str(drawn))
+        loaded = from_pretrained(folder)
+        assert equal(loaded.state_dict(), model.state_dict())
+        x = torch.rand(1, kwargs.get("in_chans", 3), 32, 32)
+        assert PixelModel(loaded)(x).shape[1] == (kwargs.get("num_classes", 1000) or 96)
+        drawn += 1
+    assert drawn == 5
+
+
+def test_a_model_that_was_changed_is_not_drawn():
+    halved, moved, gone = make_popup(), make_popup("test_vit", img_size=32), make_popup()
+    halved.model.half()
+    with torch.no_grad():
+        moved.model.pos_embed.add_(1)
+        gone.scores["fc.weight"].fill_(float("nan"))
+    for popup in (halved, moved, gone):
+        with pytest.raises(SettingsError, match="no longer what create_model made"):
+            Ticket.draw(popup)
+
+
+def test_a_provenance_that_is_not_json_leaves_the_folder_as_it_was(ticket, folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for provenance in ({"accuracy": float("nan")}, {"model": object()}):
+        bad = dataclasses.replace(Ticket.draw(make_popup(remaining_ratio=0.2)), provenance=provenance)
+        with pytest.raises(SettingsError, match="must be JSON"):
+            bad.save(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(ticket, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TicketError, match="cannot be written"):
+        ticket.save(tmp_path / "file" / "ticket")
 
 
 def test_only_a_created_model_and_a_plain_name_can_be_drawn():
