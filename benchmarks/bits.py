@@ -2,17 +2,15 @@
 
     pip install bitarray && python benchmarks/bits.py
 
-Random element-wise masks of ResNet-101's 105 tensors; sizes as a multiple of the sum of log2 C(n, k); medians of 5.
+Random element-wise masks of ResNet-101's 105 tensors; sizes as a multiple of the sum of log2 C(n, k); medians of 7.
 """
 
 import importlib
 import math
-import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
+from timing import median
 
 from rst_hub.bits import decode_mask, encode_mask
 from rst_hub.masking import kept_count
@@ -56,16 +54,6 @@ def shannon(mask: torch.Tensor) -> float:
     """Return log2 C(n, k), in bits."""
     n, k = mask.numel(), int(mask.sum())
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)
-
-
-def median(work: Callable[[], object], runs: int = 5) -> float:
-    """Return the median time of ``work`` in milliseconds."""
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ Medians of 7 runs, in milliseconds; the weights are generated anew and discarded
 """
 
 import functools
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from timing import median
 
 from rst_hub import Init
 from rst_hub.models import build_model
@@ -37,17 +35,6 @@ def generate(init: Init, weights: list[MaskableWeight]) -> None:
     """Make every weight and forget it."""
     for weight in weights:
         init.tensor(weight.seeded(init))
-
-
-def median(work: Callable[[], object], runs: int = 7) -> float:
-    """Return the median time of ``work`` in milliseconds, after one run that is not counted."""
-    work()
-    times = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,27 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write or replace one file."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write_files({path: content})
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write or replace several files: all are written beside first, then renamed in this order."""
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        for path, content in contents.items():
+            beside[path].write_bytes(content)
+        for path in contents:
+            os.replace(beside[path], path)
     finally:
-        beside.unlink(missing_ok=True)
+        for path in beside.values():
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

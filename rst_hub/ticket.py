@@ -24,7 +24,7 @@ from torch import nn
 from .bits import decode_mask, encode_mask
 from .config import TICKET_NAME, add_entry, choose_entry, config_digest, new_config, read_config, ticket_file, to_json
 from .errors import ArchitectureError, RstHubError, SettingsError, TicketError
-from .files import new_folder, write_file
+from .files import new_folder, write_files
 from .masking import EdgePopup, kept_count
 from .models import TIMM_VERSION, Layout, build_model, carried_input, set_input, state_layout
 from .weights import Init, SeededTensor
@@ -151,7 +151,7 @@ class Ticket:
     def save(self, folder: str | Path) -> Path:
         """Write the ticket into ``folder``, made anew or holding other tickets of the same random network.
 
-        The folder appears at once or not at all; in a folder of tickets, config.json is replaced last.
+        A new folder appears at once or not at all; in a folder of tickets, the others stay whole whatever happens.
 
         Raises:
             TicketError: the folder holds something else, tickets of another network, or another ticket of this name;
@@ -167,8 +167,8 @@ class Ticket:
         add_entry(folder, config, entry, None if is_new else read_config(folder))
         try:
             with new_folder(folder) if is_new else nullcontext(folder) as target:
-                write_file(target / self.file, content)
-                write_file(target / "config.json", to_json(config))
+                # config.json first: should this die between the two, the folder's other tickets load as before
+                write_files({target / "config.json": to_json(config), target / self.file: content})
         except OSError as error:
             raise TicketError(f"{folder} cannot be written: {error}") from error
         return folder

@@ -129,18 +129,33 @@ def test_a_folder_that_holds_something_else_is_left_alone(ticket, tmp_path):
     Ticket.load(tmp_path / "empty").verify()
 
 
-def test_a_save_that_dies_half_way_leaves_nothing_that_looks_like_a_ticket(ticket, tmp_path, monkeypatch):
-    from rst_hub import ticket as module
+@pytest.mark.parametrize("dying_at", [1, 2])
+def test_a_save_that_dies_half_way_leaves_what_was_there(ticket, folder, tmp_path, monkeypatch, dying_at):
+    from rst_hub import files
 
-    def die(path, content):
-        if path.name == "config.json":
+    replace, calls = files.os.replace, []
+
+    def die(source, target):
+        calls.append(target)
+        if len(calls) == dying_at:
             raise KeyboardInterrupt
-        path.write_bytes(content)
+        replace(source, target)
 
-    monkeypatch.setattr(module, "write_file", die)
+    other = Ticket.draw(make_popup(remaining_ratio=0.2))
+    monkeypatch.setattr(files.os, "replace", die)
     with pytest.raises(KeyboardInterrupt):
-        ticket.save(tmp_path / "ticket")
-    assert list(tmp_path.iterdir()) == []
+        ticket.save(tmp_path / "new")
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        other.save(folder)
+    monkeypatch.setattr(files.os, "replace", replace)
+    assert [path.name for path in tmp_path.iterdir()] == ["ticket"]
+    Ticket.load(folder, "r0.1").verify()
+    with pytest.raises(TicketError, match=r"no ticket|missing"):
+        Ticket.load(folder, "r0.2")
+    other.save(folder)
+    Ticket.load(folder, "r0.2").verify()
+    assert len(list(folder.iterdir())) == 3
 
 
 def rewrite(folder, change=lambda tensors, seeded: None, edit=lambda config: None, **entry):
