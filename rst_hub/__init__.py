@@ -1,5 +1,6 @@
 """rst-hub: robust scratch tickets, subnetworks of random networks, as timm models."""
 
+from . import entrypoint as entrypoint  # registers ``rst`` with timm
 from .attacks import ThreatModel, fgsm, fgsm_rs, pgd
 from .errors import RstHubError
 from .evaluate import clean_accuracy, robust_accuracy

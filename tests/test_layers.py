@@ -18,12 +18,13 @@ LAYERS = [
     "config",
     "data",
     "ticket",
+    "entrypoint",
     "hub",
     "__init__",
     "cli",
 ]
 ONLY_IN = {
-    "timm": {"cifar", "models"},
+    "timm": {"cifar", "models", "entrypoint"},
     "datasets": {"data"},
     "sklearn": {"data"},
     "safetensors": {"models", "ticket"},

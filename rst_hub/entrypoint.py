@@ -1,0 +1,65 @@
+"""timm's own way to a ticket: ``timm.create_model("local-dir:FOLDER", pretrained=True)``, once rst_hub is imported.
+
+A ticket's config.json names this entrypoint, ``rst``, as its architecture; timm hands it what else that file says.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.models import register_model
+from torch import nn
+
+from .errors import ArchitectureError
+from .models import create_model, set_input
+from .ticket import Ticket
+from .weights import Init
+
+_OF_TIMM = ("pretrained_cfg_overlay", "cache_dir", "pretrained_model_args")
+
+
+@register_model
+def rst(
+    pretrained: bool = False,
+    pretrained_cfg: Mapping[str, Any] | None = None,
+    *,
+    base: str | None = None,
+    seed: int | None = None,
+    distribution: str = "signed_kaiming_constant",
+    ticket: str | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Return a ticket's model in eval mode (``pretrained=True``), or the dense random network that it is drawn from.
+
+    Args:
+        pretrained: load the ticket.
+        pretrained_cfg: timm's, which says what folder the ticket is in.
+        base: the architecture.
+        seed: of the random weights.
+        distribution: of the random weights.
+        ticket: the name of one ticket, when the folder holds several.
+        **kwargs: as for :func:`rst_hub.create_model`. With ``pretrained`` another num_classes gives a new classifier
+            behind the ticket's features; other arguments must be the ticket's.
+
+    Raises:
+        ArchitectureError: there is no folder or no base to build from, or the arguments are not the ticket's.
+        TicketError: the folder does not hold exactly what was saved.
+    """
+    kwargs = {key: value for key, value in kwargs.items() if key not in _OF_TIMM}
+    if not pretrained:
+        if base is None or seed is None:
+            raise ArchitectureError("rst is no architecture of its own: it loads tickets and needs their base and seed")
+        return create_model(base, Init(seed, distribution), **kwargs)
+    source = dict(pretrained_cfg or {})
+    if source.get("source") != "local-dir":
+        raise ArchitectureError("a ticket is loaded by timm.create_model('local-dir:FOLDER', pretrained=True)")
+    drawn = Ticket.load(source["file"], ticket)
+    classes = kwargs.pop("num_classes", None)
+    different = {key: value for key, value in kwargs.items() if drawn.timm_kwargs.get(key) != value}
+    if different:
+        raise ArchitectureError(f"a ticket keeps its arguments {drawn.timm_kwargs}; {different} cannot be given")
+    model: Any = drawn.model()
+    if classes not in (None, model.num_classes):
+        model.reset_classifier(classes)
+        own = {key: value for key, value in model.pretrained_cfg.items() if key != "label_names"}
+        set_input(model, {**own, "num_classes": classes})
+    return model
