@@ -170,7 +170,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _command_line(kind: type[RunSettings], description: str, arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = _Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument("--config", help="TOML file of settings, by the names below")
     parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
     for f in dataclasses.fields(kind):
