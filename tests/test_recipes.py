@@ -24,16 +24,11 @@ SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "-
 LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--dynamo_backend", "no")
 
 
-def launch(processes, precision="no", port=29555):
-    return (
-        *LAUNCH,
-        "--num_processes",
-        str(processes),
-        "--mixed_precision",
-        precision,
-        "--main_process_port",
-        str(port),
-    )
+def launch(processes, precision="no"):
+    with socket.socket() as probe:  # a port of our own, so that two test runs on one machine do not meet
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return (*LAUNCH, "--num_processes", str(processes), "--mixed_precision", precision, "--main_process_port", port)
 
 
 def lines(folder):
