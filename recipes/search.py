@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
         check_loads_exactly(ticket, popup)
         ticket.save(folder)
         report(run, ticket, test, folder)
+    run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
 
 

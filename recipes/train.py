@@ -45,6 +45,7 @@ A dense {settings.model}, {training}, on {test["samples"]} test images:
   PGD-20 accuracy   {test["pgd20"]:.2f} %   (Linf, eps {settings.eps:g}/255, step 2/255, one random start)
 It is in {run.output / "model"}."""
     )
+    run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
 
 
