@@ -23,7 +23,7 @@ from tqdm import tqdm
 import rst_hub
 from rst_hub.data import Images, channel_statistics, load_images, permutation, split_off
 from rst_hub.errors import DataError, SettingsError
-from rst_hub.files import write_file
+from rst_hub.files import write_file, write_json
 from rst_hub.models import TIMM_VERSION
 
 EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
@@ -146,11 +146,6 @@ def write_metrics(run: Run, metrics: list[dict[str, Any]]) -> None:
     if run.accelerator.is_main_process:
         lines = "".join(json.dumps(record) + "\n" for record in metrics)
         write_file(run.output / "metrics.jsonl", lines.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write or replace a JSON file."""
-    write_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping[str, Any]) -> dict[str, Any]:

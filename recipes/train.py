@@ -12,9 +12,10 @@ import sys
 import torch
 from launch import main_of
 from loop import Learner, learn, measure
-from run import provenance, start, write_json
+from run import provenance, start
 from settings import TrainSettings, parse
 
+from rst_hub.files import write_json
 from rst_hub.models import build_model, check_architecture, describe_input, save_dense, size_arguments
 
 

@@ -1,16 +1,23 @@
 """Files and folders that appear whole or not at all: written beside, then renamed."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Write or replace one file."""
     write_files({path: content})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write or replace a JSON file."""
+    write_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from . import cifar as cifar  # registers the paper's networks with timm
 from .errors import ArchitectureError, nearest
-from .files import new_folder, write_file
+from .files import new_folder, write_json
 from .roles import make_neutral, maskable_weights
 from .weights import Init, SeededTensor
 
@@ -230,7 +230,7 @@ def save_dense(model: nn.Module, folder: str | Path, architecture: str, timm_kwa
     }
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with new_folder(Path(folder)) as beside:
-        write_file(beside / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_json(beside / "config.json", config)
         safetensors.torch.save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
 
 
