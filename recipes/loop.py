@@ -70,6 +70,18 @@ def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Att
     )
 
 
+def make_optimizer(settings: RunSettings, learned: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of the learned tensors: the paper's SGD, or AdamW.
+
+    Where gradients differ by orders of magnitude between tensors (transformers, mixers), one rate of SGD suits few of
+    them; AdamW divides each by its own size. Its eps is far below the smallest gradients met.
+    """
+    tensors, decay = list(learned.values()), settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(tensors, settings.lr, betas=(settings.momentum, 0.999), eps=1e-15, weight_decay=decay)
+    return torch.optim.SGD(tensors, settings.lr, momentum=settings.momentum, weight_decay=decay)
+
+
 def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
     """Run the adversarial loop (paper, equation 1) and leave ``learner`` as it was after its best epoch.
 
@@ -84,9 +96,7 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
         RstHubError: the model cannot take the images, the checkpoint is of another model, or learning diverges.
     """
     settings, accelerator = run.settings, run.accelerator
-    optimizer = torch.optim.SGD(
-        list(learner.learned.values()), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    optimizer = make_optimizer(settings, learner.learned)
     _try_forward(run, learner.model)
     saved = read_checkpoint(run)
     make_folder(run)

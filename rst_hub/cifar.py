@@ -6,6 +6,7 @@ Komodakis, 2016), and ``cifar_resnet18`` (11.17 M; post-activation, what the pap
 All three start with a 3 x 3 convolution of stride 1, without pooling.
 """
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -117,6 +118,10 @@ def _cfg(first_conv: str, classifier: str) -> dict[str, Any]:
     }
 
 
+def _features(stages: Iterable[int]) -> dict[str, Any]:
+    return {"out_indices": tuple(stages), "flatten_sequential": True}
+
+
 default_cfgs = generate_default_cfgs(
     {
         "preact_resnet18.untrained": _cfg("stem", "head.fc"),
@@ -130,14 +135,18 @@ default_cfgs = generate_default_cfgs(
 def preact_resnet18(pretrained: bool = False, **kwargs: Any) -> PreActResNet:
     """PreActResNet-18 for 32 x 32 inputs, the paper's ResNet18."""
     arguments = {"stem_width": 64, "widths": (64, 128, 256, 512), "depths": (2, 2, 2, 2), **kwargs}
-    return build_model_with_cfg(PreActResNet, "preact_resnet18", pretrained, **arguments)
+    return build_model_with_cfg(
+        PreActResNet, "preact_resnet18", pretrained, feature_cfg=_features(range(4)), **arguments
+    )
 
 
 @register_model
 def wide_resnet34_10(pretrained: bool = False, **kwargs: Any) -> PreActResNet:
     """WideResNet-34-10 for 32 x 32 inputs, the paper's WideResNet32."""
     arguments = {"stem_width": 16, "widths": (160, 320, 640), "depths": (5, 5, 5), **kwargs}
-    return build_model_with_cfg(PreActResNet, "wide_resnet34_10", pretrained, **arguments)
+    return build_model_with_cfg(
+        PreActResNet, "wide_resnet34_10", pretrained, feature_cfg=_features(range(3)), **arguments
+    )
 
 
 @register_model

@@ -1,4 +1,4 @@
-"""The command ``rst-hub``: info and verify, in words."""
+"""The command ``rst-hub``: info, verify and export, in words."""
 
 import argparse
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import RstHubError
+from .export import FORMATS, export
+from .hub import fetch
 from .models import TIMM_VERSION
 from .ticket import Ticket, ticket_names
 
@@ -19,13 +21,34 @@ def main(arguments: list[str] | None = None) -> int:
         ("verify", "make every ticket's weights anew and compare them with what was drawn"),
     ):
         commands.add_parser(name, help=text, description=text).add_argument("folder", type=Path)
-    options = parser.parse_args(arguments)
+    text = "write a ticket as a dense checkpoint, for those without rst_hub"
+    exporter = commands.add_parser("export", help=text, description=text)
+    exporter.add_argument("folder", help="a ticket folder, or a repository on the Hub, org/name")
+    exporter.add_argument("--to", required=True, choices=FORMATS)
+    exporter.add_argument("--ticket", help="which one, when there are several")
+    exporter.add_argument("--output", type=Path, help="a new folder; default: <architecture>-<ticket>-<format>")
+    options = vars(parser.parse_args(arguments))
     try:
-        {"info": info, "verify": verify}[options.command](options.folder)
+        {"info": info, "verify": verify, "export": export_dense}[options.pop("command")](**options)
     except RstHubError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def export_dense(folder: str, to: str, ticket: str | None = None, output: Path | None = None) -> None:
+    """Write one ticket as a dense checkpoint into a new folder, ``output``, and say where and how exact it is."""
+    drawn = Ticket.load(*fetch(folder, ticket))
+    output = output or Path(f"{drawn.architecture}-{drawn.name}-{to}")
+    difference = export(drawn, output, to)
+    compared = (
+        "not compared with the ticket: that needs onnxruntime"
+        if difference != difference
+        else f"its outputs are the ticket's to {difference:.1e} of the largest, on one random batch"
+    )
+    print(f"wrote {output} ({sum(path.stat().st_size for path in output.iterdir()):,} bytes); {compared}")
+    if to == "safetensors":
+        print(f'timm.create_model("local-dir:{output}", pretrained=True)  # without rst_hub')
 
 
 def info(folder: Path) -> None:

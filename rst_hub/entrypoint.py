@@ -1,20 +1,21 @@
-"""timm's own way to a ticket: ``timm.create_model("local-dir:FOLDER", pretrained=True)``, once rst_hub is imported.
+"""timm's own way to a ticket, once rst_hub is imported: ``timm.create_model("hf-hub:org/name", pretrained=True)``.
 
 A ticket's config.json names this entrypoint, ``rst``, as its architecture; timm hands it what else that file says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from timm.models import register_model
 from torch import nn
 
 from .errors import ArchitectureError
-from .models import create_model, set_input
+from .hub import fetch
+from .models import build_features, create_model, set_input
 from .ticket import Ticket
 from .weights import Init
 
-_OF_TIMM = ("pretrained_cfg_overlay", "cache_dir", "pretrained_model_args")
+_OF_TIMM = ("pretrained_cfg_overlay", "pretrained_model_args")
 
 
 @register_model
@@ -26,40 +27,55 @@ def rst(
     seed: int | None = None,
     distribution: str = "signed_kaiming_constant",
     ticket: str | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    cache_dir: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Return a ticket's model in eval mode (``pretrained=True``), or the dense random network that it is drawn from.
 
     Args:
         pretrained: load the ticket.
-        pretrained_cfg: timm's, which says what folder the ticket is in.
+        pretrained_cfg: timm's, which says what folder or repository the ticket is in.
         base: the architecture.
         seed: of the random weights.
         distribution: of the random weights.
-        ticket: the name of one ticket, when the folder holds several.
+        ticket: the name of one ticket, when there are several.
+        features_only: return timm's ``features_only`` form, which maps images to a list of feature maps.
+        out_indices: which of its feature levels.
+        cache_dir: of the Hub's client.
         **kwargs: as for :func:`rst_hub.create_model`. With ``pretrained`` another num_classes gives a new classifier
             behind the ticket's features; other arguments must be the ticket's.
 
     Raises:
-        ArchitectureError: there is no folder or no base to build from, or the arguments are not the ticket's.
-        TicketError: the folder does not hold exactly what was saved.
+        ArchitectureError: there is no ticket or no base to build from, or the arguments are not the ticket's.
+        TicketError: the folder or repository does not hold exactly what was saved.
     """
     kwargs = {key: value for key, value in kwargs.items() if key not in _OF_TIMM}
     if not pretrained:
         if base is None or seed is None:
             raise ArchitectureError("rst is no architecture of its own: it loads tickets and needs their base and seed")
-        return create_model(base, Init(seed, distribution), **kwargs)
-    source = dict(pretrained_cfg or {})
-    if source.get("source") != "local-dir":
-        raise ArchitectureError("a ticket is loaded by timm.create_model('local-dir:FOLDER', pretrained=True)")
-    drawn = Ticket.load(source["file"], ticket)
+        dense = create_model(base, Init(seed, distribution), **kwargs)
+        return build_features(base, kwargs, dense.state_dict(), out_indices) if features_only else dense
+    drawn = Ticket.load(*_where(dict(pretrained_cfg or {}), ticket, cache_dir))
     classes = kwargs.pop("num_classes", None)
     different = {key: value for key, value in kwargs.items() if drawn.timm_kwargs.get(key) != value}
     if different:
         raise ArchitectureError(f"a ticket keeps its arguments {drawn.timm_kwargs}; {different} cannot be given")
+    if features_only:
+        return drawn.features(out_indices)
     model: Any = drawn.model()
     if classes not in (None, model.num_classes):
         model.reset_classifier(classes)
         own = {key: value for key, value in model.pretrained_cfg.items() if key != "label_names"}
         set_input(model, {**own, "num_classes": classes})
     return model
+
+
+def _where(source: Mapping[str, Any], ticket: str | None, cache_dir: str | None) -> tuple[Any, str]:
+    """Return (folder, name) of the ticket that timm's pretrained_cfg points to."""
+    if source.get("source") == "local-dir":
+        return fetch(source["file"], ticket)
+    if source.get("source") == "hf-hub":
+        return fetch(f"hf://{source['hf_hub_id']}", ticket, cache_dir=cache_dir)
+    raise ArchitectureError("a ticket is loaded by timm.create_model, from 'hf-hub:org/name' or 'local-dir:FOLDER'")

@@ -1,26 +1,115 @@
-"""from_pretrained: a ticket as a plain timm model."""
+"""from_pretrained: a ticket, from a folder or from the Hugging Face Hub, as a plain timm model."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from torch import nn
 
-from .errors import TicketError
+from .config import choose_entry, read_config
+from .errors import SettingsError, TicketError
 from .ticket import Ticket
 
+_REPOSITORY = re.compile(r"(hf://)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
 
-def from_pretrained(folder: str | Path, *, ticket: str | None = None) -> nn.Module:
+
+def from_pretrained(
+    repo_or_folder: str | Path,
+    *,
+    ticket: str | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **download: Any,
+) -> nn.Module:
     """Return a plain timm model in eval mode whose parameters are the masked weights of a ticket; no score, no wrapper.
 
     ``model.pretrained_cfg`` carries input size, mean and std: ``timm.data.resolve_model_data_config(model)`` is right.
 
     Args:
-        folder: a ticket folder, as ``Ticket.save`` writes it.
-        ticket: the name of one ticket, when the folder holds several.
+        repo_or_folder: a ticket folder, as ``Ticket.save`` writes it, or a repository on the Hub: ``org/name``,
+            ``org/name@revision``, ``hf://org/name``.
+        ticket: the name of one ticket, when there are several.
+        features_only: return timm's ``features_only`` form instead, which maps images to a list of feature maps.
+        out_indices: which of its feature levels to return; timm's own choice when None.
+        **download: revision, token, cache_dir, local_files_only and force_download, as in ``hf_hub_download``.
 
     Raises:
-        TicketError: the folder is not there, or not exactly what was saved.
-        ArchitectureError: the installed timm does not know the architecture.
+        TicketError: the folder or repository is not there, or not exactly what was saved.
+        ArchitectureError: the installed timm does not know the architecture, or has no features of it.
+        SettingsError: a download argument is unknown, or contradicts another.
     """
-    if not Path(folder).is_dir():
-        raise TicketError(f"{folder} is not a folder here: give the path of a ticket folder, with its config.json")
-    return Ticket.load(folder, ticket).model()
+    drawn = Ticket.load(*fetch(repo_or_folder, ticket, **download))
+    return drawn.features(out_indices) if features_only or out_indices is not None else drawn.model()
+
+
+def fetch(
+    repo_or_folder: str | Path,
+    ticket: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> tuple[Path, str]:
+    """Return (folder, name) of one ticket, downloading its config.json and its own file where they are on the Hub.
+
+    The revision is resolved to a commit once, and both files are those of that commit.
+
+    Raises:
+        TicketError, SettingsError: as for :func:`from_pretrained`.
+    """
+    if Path(repo_or_folder).is_dir():
+        folder = Path(repo_or_folder)
+        return folder, choose_entry(folder, read_config(folder), ticket)["name"]
+    found = _REPOSITORY.fullmatch(str(repo_or_folder))
+    if found is None:
+        raise TicketError(f"{repo_or_folder} is neither a ticket folder here nor a repository's name, org/name")
+    if found["revision"] and revision not in (None, found["revision"]):
+        raise SettingsError(f"{repo_or_folder} and revision={revision!r} name two revisions: give one")
+    revision = found["revision"] or revision
+    options = {
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+        "library_name": "rst-hub",
+    }
+    folder = _download(found["repo"], "config.json", revision, options).parent
+    entry = choose_entry(folder, read_config(folder), ticket)
+    _download(found["repo"], entry["file"], folder.name, options)  # the cache names a snapshot by its commit
+    return folder, entry["name"]
+
+
+def _download(repo: str, file: str, revision: str | None, options: dict[str, Any]) -> Path:
+    where = f"{repo}@{revision}" if revision else repo
+    try:
+        return Path(hf_hub_download(repo, file, revision=revision, **options))
+    except GatedRepoError as error:
+        raise TicketError(f"{repo} is gated: ask for access on its page, and give a token that has it") from error
+    except RepositoryNotFoundError as error:
+        raise TicketError(
+            f"there is no folder {repo} here, and no such repository on the Hub, or it is private: check the name, or "
+            "give a token"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise TicketError(f"{repo} has no revision {revision}: check the name of the branch, tag or commit") from error
+    except LocalEntryNotFoundError as error:
+        raise TicketError(
+            f"{file} of {where} is not in the cache, and the Hub was not asked or not reached ({error})"
+        ) from error
+    except EntryNotFoundError as error:
+        raise TicketError(f"{where} has no {file}, so it is no whole ticket repository: choose another") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise TicketError(f"{file} of {where} cannot be downloaded: {error}") from error

@@ -1,6 +1,7 @@
 """timm models with random seeded weights: built by plain names and checked arguments, neutral but for the weights."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import nn
 from . import cifar as cifar  # registers the paper's networks with timm
 from .errors import ArchitectureError, nearest
 from .files import new_folder, write_json
-from .roles import make_neutral, maskable_weights
+from .roles import make_neutral, maskable_weights, turn_off_dropout
+from .standardised import standardise_over_kept
 from .weights import Init, SeededTensor
 
 TIMM_VERSION: str = timm.__version__
@@ -84,7 +86,9 @@ class PixelModel(nn.Module):
 def create_model(architecture: str, init: Init, **timm_kwargs: Any) -> nn.Module:
     """Return a timm model whose maskable weights are those of ``init``, with everything else neutral and frozen.
 
-    The table in ``roles.py`` says what is masked, neutral and seeded. Only maskable weights require gradients.
+    The table in ``roles.py`` says what is masked, neutral and seeded. Only maskable weights require gradients. Whatever
+    the rates given, dropout and stochastic depth are off here; a ticket keeps the rates, and its model has them, for
+    those who fine-tune it.
 
     Args:
         architecture: a name that timm has registered, without a pretrained tag.
@@ -94,8 +98,9 @@ def create_model(architecture: str, init: Init, **timm_kwargs: Any) -> nn.Module
     Raises:
         ArchitectureError: timm does not know the name, or it refuses an argument.
     """
-    model = build_model(architecture, timm_kwargs)
+    model = build_masked(architecture, timm_kwargs)
     set_input(model, _own_input(model, timm_kwargs))
+    turn_off_dropout(model)
     seeded = [weight.seeded(init) for weight in maskable_weights(model)] + make_neutral(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -114,13 +119,61 @@ def build_model(architecture: str, timm_kwargs: Mapping[str, Any], *, seed: int 
         ArchitectureError: as for :func:`create_model`.
     """
     check_architecture(architecture, timm_kwargs)
+    return _build(architecture, timm_kwargs, seed)
+
+
+def build_masked(architecture: str, timm_kwargs: Mapping[str, Any]) -> nn.Module:
+    """Return timm's model, made ready to hold masked weights: its standardisation leaves a mask's zeros alone.
+
+    Raises:
+        ArchitectureError: as for :func:`create_model`.
+    """
+    model = build_model(architecture, timm_kwargs)
+    standardise_over_kept(model)
+    return model
+
+
+def build_features(
+    architecture: str,
+    timm_kwargs: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    out_indices: Sequence[int] | None = None,
+) -> nn.Module:
+    """Return timm's ``features_only`` form of a model that :func:`build_masked` builds, holding its ``tensors``.
+
+    Args:
+        architecture: a name that timm has registered.
+        timm_kwargs: as for :func:`create_model`.
+        tensors: the whole model's state dict; the parts behind the last feature are left out.
+        out_indices: which of timm's feature levels to return; its own choice when None.
+
+    Raises:
+        ArchitectureError: the architecture has no such form or no such level.
+    """
+    check_architecture(architecture, timm_kwargs)
+    levels = {} if out_indices is None else {"out_indices": tuple(out_indices)}
+    model = _build(architecture, {**timm_kwargs, "features_only": True, **levels}, 0)
+    standardise_over_kept(model)
+    # timm keeps the names, but puts the model into a wrapper, or joins a name's first two parts by "_".
+    flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}
+    own = {name: re.sub(r"^(model|body)\.", "", name).replace(".", "_") for name in model.state_dict()}
+    unknown = [name for name, whole in own.items() if whole not in flat]
+    if unknown or len(flat) != len(tensors):
+        raise ArchitectureError(f"{architecture}'s features have tensors that the whole model has not: {unknown[:3]}")
+    model.load_state_dict({name: flat[whole] for name, whole in own.items()}, strict=True)
+    return model
+
+
+def _build(architecture: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
     generator = torch.random.default_generator  # torch.manual_seed would reseed CUDA's generators as well
     state = generator.get_state()
     generator.manual_seed(seed)
     try:
-        return timm.create_model(architecture, pretrained=False, **timm_kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ArchitectureError(f"timm cannot build {architecture} with {timm_kwargs}: {error}") from error
+        return timm.create_model(architecture, pretrained=False, **arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, LookupError) as error:
+        raise ArchitectureError(
+            f"timm {TIMM_VERSION} cannot build {architecture} with {dict(arguments)}: {type(error).__name__} {error}"
+        ) from error
     finally:
         generator.set_state(state)
 
@@ -191,10 +244,10 @@ def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
     channels = {len(pretrained_cfg[key]) for key in ("mean", "std") if key in pretrained_cfg}
     if "input_size" in pretrained_cfg and channels - {pretrained_cfg["input_size"][0]}:
         raise ArchitectureError(f"mean and std of {channels} channels do not fit {pretrained_cfg['input_size']} images")
-    classes = model.num_classes
+    classes = getattr(model, "num_classes", None)  # a features_only model has none
     labels = pretrained_cfg.get("label_names")
     for count in (pretrained_cfg.get("num_classes", classes), classes if labels is None else len(labels)):
-        if count != classes:
+        if classes is not None and count != classes:
             raise ArchitectureError(f"{count} classes were given for a model of {classes}: they must be the same")
     timm_model: Any = model
     timm_model.pretrained_cfg = timm_model.default_cfg = dict(pretrained_cfg)
@@ -219,18 +272,22 @@ def carried_input(model: nn.Module) -> dict[str, Any]:
     return {key: own[key] for key in _INPUT_KEYS if key in own}
 
 
-def save_dense(model: nn.Module, folder: str | Path, architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
-    """Write a dense model in timm's form: config.json and model.safetensors, for its ``local-dir:`` names."""
-    config = {
+def dense_config(model: nn.Module, architecture: str, timm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config.json, in timm's form, of a dense model."""
+    return {
         "architecture": architecture,
         "num_classes": model.num_classes,
         "num_features": model.num_features,
         "model_args": dict(timm_kwargs),
         "pretrained_cfg": carried_input(model),
     }
+
+
+def save_dense(model: nn.Module, folder: str | Path, architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
+    """Write a dense model in timm's form: config.json and model.safetensors, for its ``local-dir:`` names."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with new_folder(Path(folder)) as beside:
-        write_json(beside / "config.json", config)
+        write_json(beside / "config.json", dense_config(model, architecture, timm_kwargs))
         safetensors.torch.save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
 
 

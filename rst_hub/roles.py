@@ -9,12 +9,18 @@ role     which parameters                                                       
 =======  ==============================================================================  =============================
 masked   the weight of a convolution (also transposed) or linear layer, of any subclass  the Init's distribution, by
          CondConv2d experts; an LSTM's weight matrices; a bare ``w_g``                   fan_in and fan_out
-zero     every ``bias``, also a norm layer's; an LSTM's ``bias_ih_*``, ``bias_hh_*``     0
-one      the weight of a norm layer; ``gain``, ``skipinit_gain``; layer and residual     1
-         scales (``gamma``, ``gamma_*``, ``ls*``, ``layer_scale*``, ``res_scale*``)
-seeded   any other whose values differ: tokens, position tables                          normal, deviation 0.02
-kept     the rest: temperatures, gates, zero bias tables                                 timm's own
+zero     every ``bias`` and ``*_bias``, also a norm layer's and an LSTM's; ``beta``      0
+one      the weight of a norm layer (a GlobalResponseNorm is none); ``gain``;            1
+         ``skipinit_gain``; layer and residual scales: ``gamma*``, ``ls*``,
+         ``layer_scale*``, ``res_scale*``
+seeded   tokens, latents, tables of positions, and differential attention's              normal, deviation 0.02
+         ``lambda_*``, where timm draws them at random
+kept     the rest: temperatures, gates, GlobalResponseNorm, thresholds, tables that      timm's own
+         timm leaves 0, rotary frequencies
 =======  ==============================================================================  =============================
+
+Of the buffers, batch-norm statistics start at mean 0 and variance 1, as timm leaves them. Dropout of every kind is off:
+it would zero gradients at random. A weight-standardised convolution is masked as standardised.py says.
 """
 
 import math
@@ -38,7 +44,9 @@ _LINEAR_MAPS = (
 )
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ONE = re.compile(r"(gain|skipinit_gain|gamma(_?\w+)?|ls\d*|layer_?scale\w*|res_scale\w*)$")
-_ZERO = re.compile(r"bias(_[ih]h_l\d+(_reverse)?)?$")
+_ZERO = re.compile(r"((\w+_)?bias|bias_[ih]h_l\d+(_reverse)?|beta)$")
+_SEEDED = re.compile(r"\w*(token|latent|pos|_rel|lambda_)\w*$")
+_DROP = re.compile(r"\w*drop\w*$")
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,18 @@ def make_neutral(model: nn.Module) -> list[SeededTensor]:
             parameter.zero_()
         elif _ONE.match(leaf) or (leaf == "weight" and _is_norm(module)):
             parameter.fill_(1.0)
-        elif parameter.numel() > 1 and bool((parameter != parameter.flatten()[0]).any()):
+        elif _SEEDED.match(leaf) and bool((parameter != parameter.flatten()[0]).any()):
             seeded.append(SeededTensor(name, tuple(parameter.shape), TABLE_STD, masked=False))
     return seeded
+
+
+def turn_off_dropout(model: nn.Module) -> None:
+    """Set every rate of dropout, stochastic depth and the like in ``model`` to 0."""
+    for module in model.modules():
+        is_dropout = "drop" in type(module).__name__.lower()
+        for name, value in vars(module).items():
+            if isinstance(value, float) and (_DROP.match(name) or (is_dropout and name in ("p", "prob"))):
+                setattr(module, name, 0.0)
 
 
 def _parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
@@ -111,4 +128,5 @@ def _fans(module: nn.Module, leaf: str, parameter: nn.Parameter) -> tuple[int, i
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+    kind = type(module).__name__.lower()
+    return "norm" in kind and kind != "globalresponsenorm"  # timm's 0 makes that one the identity

@@ -10,7 +10,7 @@ made anew when a ticket is loaded, and their digest is compared.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from .config import TICKET_NAME, add_entry, choose_entry, config_digest, new_con
 from .errors import ArchitectureError, RstHubError, SettingsError, TicketError
 from .files import new_folder, write_files
 from .masking import EdgePopup, kept_count
-from .models import TIMM_VERSION, Layout, build_model, carried_input, set_input, state_layout
+from .models import TIMM_VERSION, Layout, build_features, build_masked, carried_input, set_input, state_layout
 from .weights import Init, SeededTensor
 
 _MAX_TICKET_BYTES = 4 * 2**30
@@ -129,11 +129,26 @@ class Ticket:
             TicketError: as for :meth:`state_dict`, or the installed timm builds other tensors under this name.
         """
         tensors = self.state_dict()
-        model = build_model(self.architecture, self.timm_kwargs)
+        model = build_masked(self.architecture, self.timm_kwargs)
         set_input(model, self.pretrained_cfg)
         layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
         _compare_layouts(self.architecture, _layout_of(self.seeded, self.state, layout), layout, self.provenance)
         model.load_state_dict(tensors, strict=True)
+        return model.eval()
+
+    def features(self, out_indices: Sequence[int] | None = None) -> nn.Module:
+        """Return timm's ``features_only`` form of the model, in eval mode: it maps images to a list of feature maps.
+
+        Args:
+            out_indices: which of timm's feature levels; its own choice when None.
+
+        Raises:
+            TicketError: as for :meth:`state_dict`.
+            ArchitectureError: the architecture has no such form or no such level.
+        """
+        model = build_features(self.architecture, self.timm_kwargs, self.state_dict(), out_indices)
+        of_classes = ("num_classes", "label_names", "classifier")
+        set_input(model, {key: value for key, value in self.pretrained_cfg.items() if key not in of_classes})
         return model.eval()
 
     def verify(self) -> None:

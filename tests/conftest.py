@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_server import ENDPOINT  # before rst_hub: it points the Hub's client at the tests' own Hub
 from PIL import Image
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
 from rst_hub.models import describe_input
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": ENDPOINT, "HF_HUB_OFFLINE": "1"}
 LABELS = tuple("0123456789")
 
 

@@ -30,6 +30,10 @@ def test_they_behave_as_timm_models(name):
 def test_features_only_gives_the_stages():
     maps = timm.create_model("cifar_resnet18", features_only=True)(torch.rand(1, 3, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps][-4:] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    maps = timm.create_model("preact_resnet18", features_only=True)(torch.rand(1, 3, 32, 32))
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    with torch.device("meta"):
+        assert timm.create_model("wide_resnet34_10", features_only=True).feature_info.channels() == [160, 320, 640]
 
 
 def test_a_preactivation_block_computes_what_its_docstring_says():

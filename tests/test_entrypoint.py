@@ -58,12 +58,25 @@ def test_a_new_classifier_for_another_number_of_classes(folder):
     assert all(torch.equal(value, ours[key]) for key, value in kept.items())
 
 
+def test_features_only_through_timm(folder):
+    features, ours = (through_timm(folder, features_only=True), rst_hub.from_pretrained(folder, features_only=True))
+    assert same(features.state_dict(), ours.state_dict())
+    two = through_timm(folder, features_only=True, out_indices=(0, 2))
+    assert [maps.shape[1] for maps in two(torch.rand(1, 3, 64, 64))] == two.feature_info.channels()
+    dense = through_timm(folder, pretrained=False, features_only=True).state_dict()
+    whole = rst_hub.create_model("test_resnet", rst_hub.Init(0), num_classes=10).state_dict()
+    assert torch.equal(
+        dense["layer4_0.conv1.weight" if "layer4_0.conv1.weight" in dense else "layer4.0.conv1.weight"],
+        whole["layer4.0.conv1.weight"],
+    )
+
+
 def test_what_it_cannot_do_is_an_error(folder):
     with pytest.raises(ArchitectureError, match="cannot be given"):
         through_timm(folder, in_chans=1)
     with pytest.raises(ArchitectureError, match="needs their base and seed"):
         timm.create_model("rst")
-    with pytest.raises(ArchitectureError, match="local-dir"):
+    with pytest.raises(ArchitectureError, match="hf-hub:org/name"):
         timm.create_model("rst", pretrained=True, base="test_resnet", seed=0)
     with pytest.raises(ArchitectureError):
         rst_hub.create_model("rst", rst_hub.Init(0))

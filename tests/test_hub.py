@@ -1,9 +1,11 @@
 import pytest
 import timm
 import torch
+from conftest import make_popup
+from hub_server import REQUESTS, add_commit
 
 import rst_hub
-from rst_hub.errors import TicketError
+from rst_hub.errors import ArchitectureError, SettingsError, TicketError
 
 
 def test_a_folder_gives_a_plain_timm_model(folder, ticket):
@@ -24,14 +26,104 @@ def test_timm_knows_the_input_and_the_labels(folder):
 
 
 def test_one_of_several_is_chosen_by_name(tmp_path):
-    from conftest import make_popup
-
     for ratio in (0.05, 0.1):
         rst_hub.Ticket.draw(make_popup(remaining_ratio=ratio)).save(tmp_path / "set")
     weight = rst_hub.from_pretrained(tmp_path / "set", ticket="r0.05").state_dict()["layer4.0.conv1.weight"]
     assert float((weight != 0).float().mean()) == pytest.approx(0.05, abs=1e-3)
 
 
+def test_features_only_gives_timms_feature_maps(folder):
+    features = rst_hub.from_pretrained(folder, features_only=True)
+    x = torch.rand(2, 3, 64, 64)
+    expected = rst_hub.from_pretrained(folder).forward_intermediates(x, intermediates_only=True)
+    assert [maps.shape[1] for maps in features(x)] == features.feature_info.channels()
+    assert all(torch.equal(one, other) for one, other in zip(features(x), expected, strict=True))
+    assert not features.training
+    assert tuple(timm.data.resolve_model_data_config(features)["input_size"]) == (3, 32, 32)
+    two = rst_hub.from_pretrained(folder, features_only=True, out_indices=(1, 3))
+    assert all(torch.equal(one, expected[i]) for one, i in zip(two(x), (1, 3), strict=True))
+    with pytest.raises(ArchitectureError, match="cannot build test_resnet"):
+        rst_hub.from_pretrained(folder, features_only=True, out_indices=(1, 99))
+
+
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(TicketError, match="is not a folder here"):
+    with pytest.raises(TicketError, match="neither a ticket folder here nor a repository"):
         rst_hub.from_pretrained(tmp_path / "absent")
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory):
+    """Return the name and the two commits of a repository: first one ticket, then two."""
+    folder = tmp_path_factory.mktemp("repo") / "tickets"
+    commits = []
+    for ratio in (0.05, 0.1):
+        rst_hub.Ticket.draw(make_popup(remaining_ratio=ratio)).save(folder)
+        commits.append(add_commit("org/rst-test", folder))
+    return folder, *commits
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_a_repository_gives_what_its_folder_gives(repo):
+    folder, first, second = repo
+    expected = rst_hub.from_pretrained(folder, ticket="r0.1")
+    REQUESTS.clear()
+    assert same(rst_hub.from_pretrained("org/rst-test", ticket="r0.1"), expected)
+    assert sorted(request for request in REQUESTS if request.startswith("GET")) == [
+        f"GET /org/rst-test/resolve/{second}/ticket-r0.1.safetensors",
+        "GET /org/rst-test/resolve/main/config.json",
+    ]
+    for name in ("hf://org/rst-test", f"org/rst-test@{second}"):
+        assert same(rst_hub.from_pretrained(name, ticket="r0.1"), expected)
+    assert same(
+        rst_hub.from_pretrained("org/rst-test", revision=first), rst_hub.from_pretrained(folder, ticket="r0.05")
+    )
+
+
+def test_what_is_cached_is_not_asked_for_again(repo):
+    _, _, second = repo
+    rst_hub.from_pretrained("org/rst-test", ticket="r0.1")
+    for arguments, requests in (
+        ({"local_files_only": True}, 0),
+        ({"revision": second}, 0),
+        ({}, 1),
+        ({"force_download": True}, 4),
+    ):
+        REQUESTS.clear()
+        rst_hub.from_pretrained("org/rst-test", ticket="r0.1", **arguments)
+        assert len(REQUESTS) == requests, (arguments, REQUESTS)
+
+
+def test_timm_loads_it_by_its_hub_name(repo):
+    expected = rst_hub.from_pretrained("org/rst-test", ticket="r0.1")
+    model = timm.create_model("hf-hub:org/rst-test", pretrained=True, ticket="r0.1")
+    assert same(model, expected)
+    assert type(model) is type(expected)
+    assert timm.data.resolve_model_data_config(model) == timm.data.resolve_model_data_config(expected)
+    features = timm.create_model("hf-hub:org/rst-test", pretrained=True, ticket="r0.1", features_only=True)
+    assert same(features, rst_hub.from_pretrained("org/rst-test", ticket="r0.1", features_only=True))
+    _, first, _ = repo
+    old = timm.create_model(f"hf-hub:org/rst-test@{first}", pretrained=True)
+    assert same(old, rst_hub.from_pretrained("org/rst-test", revision=first))
+
+
+def test_what_the_hub_cannot_give_is_an_error(repo, tmp_path):
+    (tmp_path / "README.md").write_text("not a ticket")
+    add_commit("org/other", tmp_path)
+    cases = [
+        ("org/absent", {}, "no such repository"),
+        ("org/rst-test", {"revision": "v9"}, "has no revision v9"),
+        ("org/other", {}, "no whole ticket repository"),
+        ("org/rst-test", {}, "choose one of r0.05, r0.1"),
+        ("org/rst-test", {"cache_dir": tmp_path / "cache", "local_files_only": True}, "not in the cache"),
+        ("org/rst..test", {}, "cannot be downloaded"),
+        ("rst-test", {}, "neither a ticket folder"),
+    ]
+    for name, arguments, message in cases:
+        with pytest.raises(TicketError, match=message):
+            rst_hub.from_pretrained(name, **arguments)
+    with pytest.raises(SettingsError, match="two revisions"):
+        rst_hub.from_pretrained("org/rst-test@main", revision="v2")

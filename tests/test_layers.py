@@ -14,22 +14,24 @@ LAYERS = [
     "attacks",
     "evaluate",
     "cifar",
+    "standardised",
     "models",
     "config",
     "data",
     "ticket",
-    "entrypoint",
+    "export",
     "hub",
+    "entrypoint",
     "__init__",
     "cli",
 ]
 ONLY_IN = {
-    "timm": {"cifar", "models", "entrypoint"},
+    "timm": {"cifar", "standardised", "models", "entrypoint"},
     "datasets": {"data"},
     "sklearn": {"data"},
     "safetensors": {"models", "ticket"},
     "accelerate": set(),
-    "huggingface_hub": set(),
+    "huggingface_hub": {"hub"},
 }
 
 

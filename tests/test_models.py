@@ -62,7 +62,7 @@ def test_only_harmless_arguments_go_through():
     for name, value in refused.items():
         with pytest.raises(ArchitectureError, match=name):
             create_model("test_resnet", Init(0), **{name: value})
-    with pytest.raises(ArchitectureError, match="timm cannot build"):
+    with pytest.raises(ArchitectureError, match="cannot build test_resnet with"):
         create_model("test_resnet", Init(0), img_size=32)
 
 

@@ -1,0 +1,113 @@
+"""A ticket as a dense checkpoint for those without rst_hub: timm's safetensors form, or ONNX."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import ArchitectureError, SettingsError
+from .files import new_folder, write_json
+from .models import build_model, dense_config, load_dense, save_dense, set_input
+from .standardised import MaskedStdConv2d
+from .ticket import Ticket
+
+FORMATS = ("safetensors", "onnx")
+
+
+def export(ticket: Ticket, folder: str | Path, to: str) -> float:
+    """Write ``ticket`` into a new ``folder``: config.json in timm's words, and model.safetensors or model.onnx.
+
+    What was written is loaded and compared on one random batch before the folder appears. A safetensors folder loads in
+    plain timm, ``timm.create_model("local-dir:FOLDER", pretrained=True)``. The ONNX graph maps ``input``, float32
+    (batch, channels, height, width) of the ticket's input size, normalised as config.json says, to ``output``.
+
+    Returns:
+        the largest difference from the ticket's outputs, relative to their largest, on that batch (nan for ONNX where
+        onnxruntime is not installed, so that nothing could be compared).
+
+    Raises:
+        SettingsError: the folder is not empty, the format is not known, or ONNX's packages are not installed.
+        ArchitectureError: the ticket's network cannot be written in this form.
+    """
+    folder = Path(folder)
+    if to not in FORMATS:
+        raise SettingsError(f"a ticket cannot be exported to {to!r}: choose {' or '.join(FORMATS)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} is there already: choose another output folder")
+    size = ticket.pretrained_cfg["input_size"]
+    x = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    model = ticket.model()
+    expected = _forward(ticket, model, x)
+    try:
+        with new_folder(folder) as beside:
+            found = _safetensors(ticket, model, beside, x) if to == "safetensors" else _onnx(ticket, model, beside, x)
+            if found is None:
+                return float("nan")
+            difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+            if not difference < 1e-3:
+                raise ArchitectureError(
+                    f"{ticket.architecture} as {to} gives outputs that differ by {difference:.1e}: nothing is written"
+                )
+    except OSError as error:
+        raise SettingsError(f"{folder} cannot be written: {error}") from error
+    return difference
+
+
+def for_plain_timm(ticket: Ticket) -> nn.Module:
+    """Return timm's own module, in eval mode, that computes what the ticket's does.
+
+    Its state dict is the ticket's, but for weight-standardised convolutions, whose weights are those that timm's own
+    standardisation turns into the ticket's effective ones, to about 1e-7 of their size.
+    """
+    masked = ticket.model()
+    tensors = masked.state_dict()
+    for name, module in masked.named_modules():
+        if isinstance(module, MaskedStdConv2d):
+            tensors[f"{name}.weight"] = module.weight_for_timm()
+    model = build_model(ticket.architecture, ticket.timm_kwargs)
+    set_input(model, ticket.pretrained_cfg)
+    model.load_state_dict(tensors, strict=True)
+    return model.eval()
+
+
+def _safetensors(ticket: Ticket, model: nn.Module, beside: Path, x: torch.Tensor) -> torch.Tensor:
+    save_dense(for_plain_timm(ticket), beside, ticket.architecture, ticket.timm_kwargs)
+    return _forward(ticket, load_dense(beside), x)
+
+
+def _onnx(ticket: Ticket, model: nn.Module, beside: Path, x: torch.Tensor) -> torch.Tensor | None:
+    names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 9):
+        batch = torch.export.Dim("batch")
+        how = {"dynamo": True, "dynamic_shapes": ({0: batch},), "external_data": False, "verbose": False}
+    else:  # its new exporter fails on half of the architectures tried
+        how = {"dynamo": False, "dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}
+    path = beside / "model.onnx"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # notes on traced constants
+            torch.onnx.export(model, (x,), str(path), **names, **how)
+    except ImportError as error:
+        raise SettingsError(f"ONNX needs packages that are not here ({error}): pip install 'rst-hub[onnx]'") from error
+    except Exception as error:  # the exporter raises whatever the traced code does
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArchitectureError(
+            f"torch {torch.__version__} cannot export {ticket.architecture} to ONNX ({first}): try a newer torch"
+        ) from error
+    write_json(beside / "config.json", dense_config(model, ticket.architecture, ticket.timm_kwargs))
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+
+
+@torch.no_grad()
+def _forward(ticket: Ticket, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    output = model(x)
+    if not isinstance(output, torch.Tensor):
+        raise ArchitectureError(f"{ticket.architecture} returns a {type(output).__name__}, not one tensor of outputs")
+    return output
