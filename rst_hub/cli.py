@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     exporter.add_argument("--ticket", help="which one, when there are several")
     exporter.add_argument("--output", type=Path, help="a new folder; default: <architecture>-<ticket>-<format>")
     options = vars(parser.parse_args(arguments))
+    run: dict[str, Callable[..., None]] = {"info": info, "verify": verify, "export": export_dense}
     try:
-        {"info": info, "verify": verify, "export": export_dense}[options.pop("command")](**options)
+        run[options.pop("command")](**options)
     except RstHubError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

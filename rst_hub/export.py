@@ -81,7 +81,12 @@ def _onnx(ticket: Ticket, model: nn.Module, beside: Path, x: torch.Tensor) -> to
     names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 9):
         batch = torch.export.Dim("batch")
-        how = {"dynamo": True, "dynamic_shapes": ({0: batch},), "external_data": False, "verbose": False}
+        how: dict[str, Any] = {
+            "dynamo": True,
+            "dynamic_shapes": ({0: batch},),
+            "external_data": False,
+            "verbose": False,
+        }
     else:  # its new exporter fails on half of the architectures tried
         how = {"dynamo": False, "dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}
     path = beside / "model.onnx"

@@ -211,7 +211,16 @@ def size_arguments(architecture: str, image_size: int) -> dict[str, Any]:
 def describe_input(
     model: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float], label_names: Sequence[str]
 ) -> None:
-    """Set ``model.pretrained_cfg`` (timm's form), so that ``timm.data.resolve_model_data_config(model)`` is right."""
+    """Set ``model.pretrained_cfg`` (timm's form), so that ``timm.data.resolve_model_data_config(model)`` is right.
+
+    Raises:
+        ArchitectureError: the model has another number of classes than there are labels, or no classifier at all.
+    """
+    if label_names and not model.num_classes:
+        raise ArchitectureError(
+            f"{type(model).__name__} has no classifier, though {len(label_names)} classes were asked for: it gives "
+            "features to other networks. Choose an architecture with one (timm's encoders are called ..._enc)"
+        )
     own: Any = model.pretrained_cfg
     set_input(
         model,

@@ -5,6 +5,8 @@ the weight that the convolution uses were zero. Here the mean is that of the kep
 exactly 0. The parameter itself is weight x mask, as everywhere.
 """
 
+from typing import Any, cast
+
 import torch
 from timm.layers import ScaledStdConv2d, StdConv2d, pad_same
 from timm.layers.std_conv import ScaledStdConv2dSame, StdConv2dSame
@@ -24,11 +26,14 @@ class MaskedStdConv2d(nn.Conv2d):
     """
 
     eps: float
+    same_pad: bool  # the "Same" ones alone
+    gain: nn.Parameter  # the scaled ones alone, with scale
+    scale: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve ``x`` (N, C, H, W) with the standardised weight."""
         if getattr(self, "same_pad", False):
-            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+            x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         weight = self.standardised()
         if hasattr(self, "gain"):
             weight = weight * (self.gain * self.scale)
@@ -57,4 +62,4 @@ def standardise_over_kept(model: nn.Module) -> None:
     """Turn timm's weight-standardised convolutions in ``model`` into :class:`MaskedStdConv2d`; names stay the same."""
     for module in model.modules():
         if isinstance(module, _OF_TIMM):
-            module.__class__ = MaskedStdConv2d
+            cast(Any, module).__class__ = MaskedStdConv2d

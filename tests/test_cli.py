@@ -59,3 +59,16 @@ def test_it_runs_as_a_program(folder):
     command = [sys.executable, "-m", "rst_hub.cli", "verify", str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert "verified: 1 of 1" in run.stdout
+
+
+def test_export_writes_a_dense_checkpoint(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(folder), "--to", "safetensors"]) == 0
+    shown = capsys.readouterr().out
+    assert "wrote test_resnet-r0.1-safetensors (" in shown
+    assert "outputs are the ticket's to 0.0e+00" in shown
+    assert (tmp_path / "test_resnet-r0.1-safetensors" / "model.safetensors").is_file()
+    assert main(["export", str(folder), "--to", "safetensors"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["export", str(folder), "--to", "safetensors", "--ticket", "r0.2"]) == 2
+    assert "holds no ticket 'r0.2'" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import timm
 import torch
 from conftest import LABELS
 
-from rst_hub import Init, PixelModel, create_model
+from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
 from rst_hub.errors import ArchitectureError
 from rst_hub.models import build_model, describe_input, load_dense, save_dense, set_input, size_arguments, state_layout
 
@@ -106,6 +106,36 @@ def test_a_class_count_that_is_not_the_models_is_refused():
             set_input(model, entry)
     with pytest.raises(ArchitectureError, match="3 classes were given for a model of 4"):
         describe_input(model, 32, (0.5,) * 3, (0.5,) * 3, "abc")
+
+
+def test_an_encoder_without_a_classifier_is_refused_by_name():
+    with torch.device("meta"):
+        encoder = build_model("mobilenetv5_300m_enc", {"num_classes": 10})
+    with pytest.raises(ArchitectureError, match="has no classifier, though 10 classes were asked for"):
+        describe_input(encoder, 32, (0.5,) * 3, (0.5,) * 3, LABELS)
+
+
+def test_models_without_a_classifier_or_with_maps_as_outputs_are_tickets_too():
+    for kwargs, shape in (
+        ({"num_classes": 0}, (1, 96)),
+        ({"num_classes": 0, "global_pool": ""}, (1, 96, 1, 1)),
+        ({"num_classes": 5, "in_chans": 2}, (1, 5)),
+    ):
+        popup = EdgePopup(create_model("test_resnet", Init(0), **kwargs), Init(0), 0.3)
+        model = Ticket.draw(popup).model()
+        assert model(torch.rand(1, kwargs.get("in_chans", 3), 32, 32)).shape == shape
+        assert Ticket.draw(popup).timm_kwargs == kwargs
+
+
+def test_dropout_is_off_in_a_search_and_back_in_its_ticket():
+    model = create_model("test_vit", Init(0), num_classes=10, img_size=32, drop_rate=0.5, drop_path_rate=0.5).train()
+    x = torch.rand(4, 3, 32, 32)
+    assert torch.equal(model(x), model(x))
+    ticket = Ticket.draw(EdgePopup(model, Init(0), 0.3))
+    assert ticket.timm_kwargs["drop_rate"] == ticket.timm_kwargs["drop_path_rate"] == 0.5
+    tuned = ticket.model().train()
+    assert not torch.equal(tuned(x), tuned(x))
+    assert torch.equal(tuned.eval()(x), model.eval()(x))
 
 
 def test_a_created_model_describes_its_own_input():

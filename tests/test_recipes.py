@@ -74,6 +74,21 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(tmp_pa
     assert parse("--attack", "none", kind=settings.TrainSettings).attack == "none"
 
 
+def test_adamw_has_its_own_rate_unless_one_is_given(tmp_path):
+    assert parse("--optimizer", "adamw").lr == 0.001
+    assert parse("--optimizer", "adamw", "--preset", "imagenet", "--dataset", "some/set").lr == 0.001
+    assert parse("--optimizer", "adamw", "--lr", "0.02").lr == 0.02
+    (tmp_path / "row.toml").write_text('optimizer = "adamw"')
+    assert parse("--config", tmp_path / "row.toml").lr == 0.001
+    assert parse("--config", tmp_path / "row.toml", "--optimizer", "sgd").lr == 0.1
+    tensor = torch.nn.Parameter(torch.ones(1))
+    optimizer = loop.make_optimizer(parse("--optimizer", "adamw"), {"a": tensor})
+    assert (type(optimizer), optimizer.defaults["lr"]) == (torch.optim.AdamW, 0.001)
+    tensor.grad = torch.full((1,), 1e-12)  # a gradient however small moves its score by the rate
+    optimizer.step()
+    assert float(tensor.detach()) == pytest.approx(0.999, abs=1e-5)
+
+
 def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
     cases = {
         ("--epoch", "3"): "'--epoch' is not known. Did you mean --epochs",
@@ -324,6 +339,18 @@ def test_a_trial_is_measured_on_no_more_images_than_it_saw(image_folder, tmp_pat
     assert provenance["results"]["samples"] == 8
     assert provenance["settings"]["dataset"] == image_folder.name
     assert rst_hub.from_pretrained(tmp_path / "run" / "ticket").pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
+
+
+def test_a_transformer_is_searched_with_adamw(tmp_path):
+    arguments = ("--model", "test_vit", "--optimizer", "adamw", "--batch-size", "64", "--remaining-ratio", "0.3")
+    arguments = (*arguments, "--holdout", "60", "--test-samples", "60", "--epochs", "5", "--output", tmp_path / "run")
+    run_recipe("search.py", *arguments)
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert losses[-1] < 0.8 * losses[0]
+    ticket = rst_hub.Ticket.load(tmp_path / "run" / "ticket")
+    assert ticket.timm_kwargs == {"num_classes": 10, "img_size": 32}
+    assert ticket.provenance["settings"]["lr"] == 0.001
+    assert ticket.provenance["results"]["clean_accuracy"] > 30
 
 
 def test_a_dense_baseline_is_trained_by_the_same_loop(tmp_path):

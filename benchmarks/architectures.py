@@ -1,0 +1,353 @@
+"""Every architecture that timm registers: how much of it a mask covers, and whether a ticket of it works.
+
+    python benchmarks/architectures.py
+    python benchmarks/architectures.py --only convnext_atto sequencer2d_s      these, run for real
+
+First every registered name is built on the meta device, and the share of its parameters that a mask covers is counted.
+Then the smallest model of every module file, and one of every awkward kind, is run for real with ten classes at a small
+image size, and these have to hold:
+
+- in eval mode the outputs are (N, 10), finite, and depend on the input; in train mode nothing is random;
+- with 30% kept, every tensor of scores gets a finite gradient that is not 0 throughout;
+- with nothing masked, and ReLUs and clamps made leaky, every single score gets a gradient that is not 0: what a masked
+  network or a dead unit cuts off can come back;
+- what is masked stays 0 in the weights that convolutions and linear layers are called with;
+- a ticket, drawn, saved and loaded in another random state, has the searched state dict bit for bit.
+
+What is not so is printed with its reason, by EXPECTED; the counts are printed last. The exit status is 1 if something
+was not expected.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from tqdm import tqdm
+
+from rst_hub import EdgePopup, Init, Ticket, create_model
+from rst_hub.models import build_masked, size_arguments
+from rst_hub.roles import maskable_weights
+from rst_hub.ticket import digest
+
+RATIO = 0.3
+SIZES = (128, 192, 224, 256)
+AWKWARD = (
+    "tf_efficientnet_cc_b0_4e",  # CondConv2d experts
+    "vgg11",  # no normalisation
+    "resnetv2_50x1_bit",  # weight standardisation
+    "test_nfnet",  # scaled weight standardisation, gains and skip gains of 0
+    "test_efficientnet_evos",  # EvoNorm
+    "resnetv2_50d_frn",  # filter response norm
+    "convnextv2_atto",  # global response norm
+    "deit_tiny_distilled_patch16_224",  # two tokens, two heads
+    "samvit_base_patch16_224",  # 4-D features, relative tables
+    "vit_small_patch16_rope_mixed_224",  # learned rotary frequencies
+    "vit_dwee_patch16_reg1_gap_256",  # differential attention
+    "vit_base_patch16_xp_224",  # parallel blocks
+    "beit_base_patch16_224",  # q and v biases beside qkv
+    "test_vit3",  # attention pooling with a latent
+    "mixer_s32_224",  # zero-initialised weights
+    "resmlp_12_224",  # affine layers in place of norms
+    "gcresnet33ts",
+    "lambda_resnet26rpt_256",
+    "halonet_h1",
+    "botnet26t_256",
+    "resnet50_clip",  # attention pooling
+    "test_maxvit",
+    "test_coatnet",
+)
+EXPECTED = (
+    (
+        "csatv2.*",
+        r"no gradient .*attn\.attn\.(pos_embed|qkv|mlp).*",
+        "behind a LayerNorm over a single channel, which is always 0",
+    ),
+    (".*_enc", r"output .*", "an encoder: it has no classifier, and gives its features for num_classes=10 too"),
+    ("tf_efficientnet_cc_.*", r"\d+ weights in use .*", "a CondConv2d mixes its experts, each with its own mask"),
+)
+"""Patterns of (model, what is not so), and the structural reason."""
+LEAKY = {
+    *(functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_),
+    *(functional.relu6, functional.hardtanh, functional.hardtanh_, functional.hardsigmoid, functional.hardswish),
+    *(torch.clamp, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clamp_),
+}
+
+
+def main() -> int:
+    """Count on the meta device, run for real, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="MODEL", help="run these for real, and count nothing")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--output", type=Path, default=Path("runs/architectures.json"))
+    options = parser.parse_args()
+    names = [name for name in timm.list_models() if name != "rst"]
+    started = time.monotonic()
+    counted = [] if options.only else run(count, names, options.processes, "meta device")
+    chosen = options.only or choose(counted)
+    tried = run(try_out, chosen, options.processes, "for real")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps({"counted": counted, "tried": tried}, indent=1) + "\n")
+    return report(counted, tried, options.output, time.monotonic() - started)
+
+
+def run(work: Callable[[str], dict], names: Iterable[str], processes: int, title: str) -> list[dict[str, Any]]:
+    """Return ``work`` of every name, from processes of one thread each."""
+    names = list(names)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, quiet, maxtasksperchild=64) as pool:
+        return list(tqdm(pool.imap(work, names, chunksize=1), title, len(names)))
+
+
+def quiet() -> None:
+    """Set up a process: one thread, no warnings of timm's."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+
+
+def count(name: str) -> dict[str, Any]:
+    """Build an architecture without allocating it; count its parameters and those that a mask covers."""
+    row: dict[str, Any] = {"model": name, "file": timm.model_entrypoint(name).__module__}
+    try:
+        with torch.device("meta"):
+            model = build_masked(name, {})
+        row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        row["masked"] = sum(weight.parameter.numel() for weight in maskable_weights(model))
+        row["classes"] = model.num_classes
+    except Exception as error:
+        row["error"] = f"{type(error).__name__}: {error}"
+    return row
+
+
+def choose(counted: list[dict[str, Any]]) -> list[str]:
+    """Return the smallest model of every module file, and the awkward ones."""
+    smallest: dict[str, dict[str, Any]] = {}
+    for row in counted:
+        if "error" not in row and row["parameters"] < smallest.get(row["file"], row)["parameters"] + 1:
+            smallest[row["file"]] = row
+    return sorted({row["model"] for row in smallest.values()} | set(AWKWARD))
+
+
+def try_out(name: str) -> dict[str, Any]:
+    """Run one architecture for real; ``faults`` lists what is not as it should be."""
+    row: dict[str, Any] = {"model": name, "file": timm.model_entrypoint(name).__module__, "faults": []}
+    faults: list[str] = row["faults"]
+    started = time.monotonic()
+    try:
+        kwargs, size = small_size(name)
+        row["image_size"] = size
+        init = Init(0)
+        x = torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
+        model = create_model(name, init, **kwargs)
+        popup = EdgePopup(model, init, 1.0)
+        faults += unreached(popup, x)
+        popup = EdgePopup(model, init, RATIO)
+        backward(popup, x)
+        row["tensors"] = len(popup.scores)
+        row["scores"] = sum(scores.numel() for scores in popup.scores.values())
+        faults += gradients(popup)
+        faults += outputs(model, x)
+        faults += effective_weights(model, x)
+        faults += save_and_load(popup)
+    except Exception as error:
+        faults.append(f"error {type(error).__name__}: {str(error)[:300]}")
+    row["seconds"] = round(time.monotonic() - started, 2)
+    return row
+
+
+def small_size(name: str) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Return the timm arguments and the image size (height, width): the first of SIZES that it takes, or its own."""
+    own = build_size(name, {})
+    for side in SIZES:
+        kwargs = {"num_classes": 10, **size_arguments(name, side)}
+        try:
+            with torch.device("meta"):
+                build_masked(name, kwargs).eval()(torch.empty(2, 3, side, side))
+            return kwargs, (side, side)
+        except Exception:  # whatever a timm model raises when it does not take a size
+            continue
+    return {"num_classes": 10}, own
+
+
+def build_size(name: str, kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Return the image size (height, width) of timm's own configuration."""
+    with torch.device("meta"):
+        height, width = build_masked(name, kwargs).pretrained_cfg["input_size"][1:]  # type: ignore[index]
+    return height, width
+
+
+class LeakyActivations(TorchFunctionMode):
+    """Turns ReLUs, clamps and their like into leaky ReLUs."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace a call that cuts gradients off."""
+        if func in LEAKY and args[0].is_floating_point() and args[0].numel() > 1:
+            return functional.leaky_relu(args[0], 0.3)
+        return func(*args, **(kwargs or {}))
+
+
+def backward(popup: EdgePopup, x: torch.Tensor) -> None:
+    """Leave the gradients of a random combination of the outputs, in train mode, on the scores."""
+    popup.model.train()
+    for module in popup.model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0  # in eval mode it shall have this batch's statistics, not mean 0 and variance 1
+    logits = total(popup.model(x))
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+    (logits * direction).sum().backward()
+    popup.collect_gradients()
+
+
+def unreached(popup: EdgePopup, x: torch.Tensor) -> list[str]:
+    """Return the tensors in which single scores have no gradient; those without any are for :func:`gradients`.
+
+    A gradient may be 0 by rounding: it counts as none when it is 0 for a second batch too.
+    """
+    with LeakyActivations():
+        backward(popup, x)
+        zero = {name: (scores.grad == 0) for name, scores in popup.scores.items() if scores.grad is not None}
+        if any(bool(flags.any()) for flags in zero.values()):
+            backward(popup, x.flip(0, 3) * 1.5)
+            zero = {name: flags & (popup.scores[name].grad == 0) for name, flags in zero.items()}
+    counts = {name: int(flags.sum()) for name, flags in zero.items()}
+    return [
+        f"no gradient for {count} of {zero[name].numel()} scores of {name}"
+        for name, count in counts.items()
+        if 0 < count < zero[name].numel()
+    ]
+
+
+def gradients(popup: EdgePopup) -> list[str]:
+    """Return the tensors of scores whose gradient is 0 throughout or not finite."""
+    faults = []
+    for name, scores in popup.scores.items():
+        if scores.grad is None or not bool((scores.grad != 0).any()):
+            faults.append(f"no gradient {name}")
+        elif not bool(scores.grad.isfinite().all()):
+            faults.append(f"gradient not finite {name}")
+    return faults
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, x: torch.Tensor) -> list[str]:
+    """Return what is wrong with the outputs: not (N, 10), not finite, the same for all inputs, random in train mode."""
+    faults = []
+    found = model.eval()(x)
+    if not isinstance(found, torch.Tensor) or found.shape != (len(x), 10):
+        faults.append(f"output {tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__}")
+    logits = total(found)
+    if not bool(logits.isfinite().all()):
+        faults.append("not finite: output")
+    spread = (logits - logits[:1]).abs().flatten(1).amax(1)[1:]
+    if not bool((spread > 1e-6 * logits.abs().max()).all()):
+        faults.append("does not depend on the input")
+    model.train()
+    torch.manual_seed(3)
+    first = total(model(x))
+    torch.manual_seed(4)
+    if not torch.equal(total(model(x)), first):
+        faults.append("random in train mode")
+    model.eval()
+    return faults
+
+
+class SeenWeights(TorchFunctionMode):
+    """Collects the weights computed from parameters that convolutions and linear layers are called with."""
+
+    CALLS = (functional.conv1d, functional.conv2d, functional.conv3d, functional.conv_transpose2d, functional.linear)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computed: list[torch.Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note the weight of a call, unless it is a parameter as it stands."""
+        kwargs = kwargs or {}
+        if func in self.CALLS:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            if weight.requires_grad and not isinstance(weight, nn.Parameter):
+                self.computed.append(weight)
+        return func(*args, **kwargs)
+
+
+def effective_weights(model: nn.Module, x: torch.Tensor) -> list[str]:
+    """Return which weights that are computed from parameters, as in standardisation, are not masked as they are."""
+    with SeenWeights() as seen:
+        model(x)
+    shares = [float((weight == 0).float().mean()) for weight in seen.computed if weight.numel() > 100]
+    filled = [share for share in shares if share < 0.9 * (1 - RATIO)]
+    return [f"{len(filled)} weights in use have {min(filled):.0%} zeros"] if filled else []
+
+
+def save_and_load(popup: EdgePopup) -> list[str]:
+    """Return what is wrong with the ticket: another state dict after saving and loading in another random state."""
+    searched = popup.model.state_dict()
+    with tempfile.TemporaryDirectory() as folder:
+        Ticket.draw(popup).save(Path(folder) / "ticket")
+        torch.manual_seed(4)
+        loaded = Ticket.load(Path(folder) / "ticket").model().state_dict()
+    return [] if digest(loaded, loaded) == digest(searched, searched) else ["loads to another state dict"]
+
+
+def total(output: Any) -> torch.Tensor:
+    """Return a model's output as one tensor of a row a sample."""
+    if isinstance(output, dict):
+        output = list(output.values())
+    if isinstance(output, tuple | list):
+        return torch.cat([total(part) for part in output], 1)
+    return output.flatten(1)
+
+
+def reason(row: dict[str, Any], fault: str) -> str | None:
+    """Return why this fault of this model was expected, or None."""
+    for model, pattern, why in EXPECTED:
+        if re.fullmatch(model, row["model"]) and re.fullmatch(pattern, fault):
+            return why
+    return None
+
+
+def report(counted: list[dict[str, Any]], tried: list[dict[str, Any]], output: Path, seconds: float) -> int:
+    """Print every fault with its reason, then the counts; return 1 if one was not expected."""
+    unexpected, exceptions = 0, 0
+    for row in counted:
+        if "error" in row:
+            print(f"{row['model']}: cannot be built: {row['error']}")
+            unexpected += 1
+    for row in tried:
+        for fault in row["faults"]:
+            exceptions += 1
+            unexpected += reason(row, fault) is None
+            print(f"{row['model']}: {fault}: {reason(row, fault) or 'NOT EXPECTED'}")
+    if counted:
+        built = [row for row in counted if "error" not in row]
+        parameters, masked = (sum(row[key] for row in built) for key in ("parameters", "masked"))
+        low = sorted((row["masked"] / row["parameters"], row["model"]) for row in built)
+        print("lowest shares masked: " + ", ".join(f"{name} {share:.1%}" for share, name in low[:5]))
+        print(
+            f"{len(built)} of {len(counted)} registered names built on the meta device, {len(counted) - len(built)} not"
+        )
+        print(f"{masked:,} of {parameters:,} parameters can be masked: {masked / parameters:.2%}")
+    clean = [row for row in tried if not row["faults"]]
+    files, tensors = {row["file"] for row in tried}, sum(row.get("tensors", 0) for row in tried)
+    scores = sum(row.get("scores", 0) for row in tried)
+    print(f"{len(tried)} models of {len(files)} module files run for real, {scores:,} scores in {tensors:,} tensors")
+    print(f"{len(clean)} without an exception, {len(tried) - len(clean)} with {exceptions}; {unexpected} not expected")
+    print(f"timm {timm.__version__}, torch {torch.__version__}, {seconds:.0f} s; wrote {output}")
+    return int(unexpected > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

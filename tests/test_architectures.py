@@ -1,0 +1,88 @@
+"""The checks of benchmarks/architectures.py on timm's own tiny networks, and on a small one of every awkward family."""
+
+import architectures
+import pytest
+import timm
+
+AWKWARD = {
+    "mobilenetv3_small_050": "squeeze and excitation, hard activations",
+    "swiftformer_xs": "a bare projection w_g",
+    "tf_efficientnet_cc_b0_4e": "CondConv2d",
+    "convnextv2_atto": "global response norm",
+    "efficientvim_m1": "gates and a state-space mixer",
+    "levit_128s": "attention biases, batch norm behind linear layers",
+    "convit_tiny": "gated positional attention",
+    "xcit_nano_12_p8_224": "temperatures, class attention",
+    "deit_tiny_distilled_patch16_224": "two tokens, two heads",
+    "vit_tiny_r_s16_p8_224": "a weight-standardised stem in front of a transformer",
+    "pit_ti_224": "tokens beside maps",
+    "coat_tiny": "four tokens",
+    "gmlp_ti16_224": "a gated mixer",
+    "poolformerv2_s12": "StarReLU, residual scales",
+    "hgnetv2_b0": "learnable affine blocks, dropout by default",
+    "edgenext_xx_small": "cross-covariance attention",
+    "halonet_h1": "relative positions",
+    "repvit_m1": "parallel branches, each behind batch norm",
+    "csatv2": "a LayerNorm that is always 0",
+}
+SLOW = {
+    "sequencer2d_s": "LSTM",
+    "resmlp_12_224": "affine layers, no norm",
+    "vgg11": "no norm",
+    "mvitv2_tiny": "relative tables, pooled attention",
+    "cait_xxs24_224": "layer scales, talking heads",
+    "beit_base_patch16_224": "q and v biases beside qkv",
+    "samvit_base_patch16_224": "4-D features",
+    "vit_small_patch16_rope_mixed_224": "rotary frequencies",
+    "vit_dwee_patch16_reg1_gap_256": "differential attention",
+    "resnetv2_50d_frn": "filter response norm",
+}
+
+
+def check(names):
+    """Try the networks out in two processes; everything that is not so must be expected."""
+    rows = architectures.run(architectures.try_out, names, 2, "architectures")
+    unexpected = [
+        (row["model"], fault) for row in rows for fault in row["faults"] if not architectures.reason(row, fault)
+    ]
+    assert unexpected == []
+    assert [row["model"] for row in rows] == list(names)
+    assert all(row["tensors"] > 5 for row in rows)
+    return rows
+
+
+def test_timms_own_tiny_networks():
+    tiny = timm.list_models("test_*")
+    rows = check(tiny)
+    assert len(rows) >= 14
+    assert all(row["faults"] == [] for row in rows)
+
+
+def test_one_small_model_of_every_awkward_family():
+    known = [name for name in AWKWARD if timm.is_model(name)]
+    assert len(check(known)) == len(known) >= 17
+    if timm.__version__ >= "1.0.31":
+        assert known == list(AWKWARD)
+
+
+@pytest.mark.slow
+def test_the_larger_ones():
+    assert len(check([name for name in SLOW if timm.is_model(name)])) >= 9
+
+
+def test_every_registered_name_is_counted_or_has_its_error():
+    row = architectures.count("vit_tiny_patch16_224")
+    assert (row["parameters"], row["classes"]) == (5_717_416, 1000)
+    assert row["masked"] == 5_717_416 - 192 - 197 * 192 - sum(row_of_the_rest())
+    chosen = architectures.choose([row, {**row, "model": "larger", "parameters": 10**9}])
+    assert "vit_tiny_patch16_224" in chosen
+    assert "larger" not in chosen
+    assert set(architectures.AWKWARD) < set(chosen)
+
+
+def row_of_the_rest():
+    """Yield the sizes of a vit_tiny's biases and norms."""
+    yield 192  # patch embedding
+    for _ in range(12):
+        yield from (192, 192, 576, 192, 192, 192, 768, 192)
+    yield from (192, 192, 1000)

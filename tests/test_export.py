@@ -1,0 +1,86 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from conftest import ROOT, make_popup
+
+from rst_hub import Ticket
+from rst_hub.errors import ArchitectureError, SettingsError
+from rst_hub.export import export, for_plain_timm
+from rst_hub.models import load_dense
+
+WITHOUT_US = """
+import json, sys, timm, torch
+from safetensors.torch import load_file
+folder = sys.argv[1]
+config = json.load(open(folder + "/config.json"))
+assert config["architecture"] in timm.list_models()
+model = timm.create_model(config["architecture"], **config["model_args"])
+model.load_state_dict(load_file(folder + "/model.safetensors"), strict=True)
+assert "rst_hub" not in sys.modules
+x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+torch.save(model.eval()(x), folder + "/out.pt")
+"""
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_nfnet"])
+def test_plain_timm_loads_the_checkpoint_and_computes_the_same(architecture, tmp_path):
+    ticket = Ticket.draw(make_popup(architecture))
+    assert export(ticket, tmp_path / "dense", "safetensors") < 1e-5
+    assert sorted(path.name for path in (tmp_path / "dense").iterdir()) == ["config.json", "model.safetensors"]
+    subprocess.run([sys.executable, "-c", WITHOUT_US, str(tmp_path / "dense")], check=True, cwd=ROOT / "tests")
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = ticket.model()(x)
+    found = torch.load(tmp_path / "dense" / "out.pt")
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_the_checkpoint_is_the_tickets_state_dict_and_says_its_input(tmp_path, ticket):
+    assert export(ticket, tmp_path / "dense", "safetensors") == 0.0
+    own, dense = ticket.model(), load_dense(tmp_path / "dense")
+    assert own.state_dict().keys() == dense.state_dict().keys()
+    assert all(torch.equal(value, dense.state_dict()[key]) for key, value in own.state_dict().items())
+    assert timm.data.resolve_model_data_config(own) == timm.data.resolve_model_data_config(dense)
+    assert json.loads((tmp_path / "dense" / "config.json").read_text())["pretrained_cfg"]["label_names"][3] == "3"
+
+
+def test_a_standardised_network_becomes_timms_own_class():
+    model = for_plain_timm(Ticket.draw(make_popup("test_nfnet")))
+    assert type(model) is type(timm.create_model("test_nfnet"))
+    assert {type(module).__name__ for module in model.modules() if hasattr(module, "gain")} == {"ScaledStdConv2d"}
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", "test_nfnet"])
+def test_onnx_computes_the_same_for_any_batch(architecture, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    kwargs = {"img_size": 32} if architecture == "test_vit" else {}
+    ticket = Ticket.draw(make_popup(architecture, **kwargs))
+    assert export(ticket, tmp_path / "onnx", "onnx") < 1e-4
+    assert sorted(path.name for path in (tmp_path / "onnx").iterdir()) == ["config.json", "model.onnx"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.randn(5, 3, 32, 32)
+    (found,) = session.run(["output"], {"input": x.numpy()})
+    expected = ticket.model()(x).detach()
+    assert torch.allclose(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_what_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path, ticket, monkeypatch):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="is there already"):
+        export(ticket, tmp_path / "full", "safetensors")
+    with pytest.raises(SettingsError, match="safetensors or onnx"):
+        export(ticket, tmp_path / "new", "gguf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        export(ticket, tmp_path / "file" / "below", "safetensors")
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: (_ for _ in ()).throw(ImportError("no onnxscript")))
+    with pytest.raises(SettingsError, match=r"pip install 'rst-hub\[onnx\]'"):
+        export(ticket, tmp_path / "new", "onnx")
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("no such op\nmore")))
+    with pytest.raises(ArchitectureError, match=r"\(no such op\): try a newer torch"):
+        export(ticket, tmp_path / "new", "onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
