@@ -9,10 +9,11 @@ image size, and these have to hold:
 
 - in eval mode the outputs are (N, 10), finite, and depend on the input; in train mode nothing is random;
 - with 30% kept, every tensor of scores gets a finite gradient that is not 0 throughout;
-- with nothing masked, and ReLUs and clamps made leaky, every single score gets a gradient that is not 0: what a masked
+- with nothing masked, and activations made leaky, every single score gets a gradient that is not 0: what a masked
   network or a dead unit cuts off can come back;
 - what is masked stays 0 in the weights that convolutions and linear layers are called with;
-- a ticket, drawn, saved and loaded in another random state, has the searched state dict bit for bit.
+- a ticket, drawn, saved and loaded in another random state, has the searched state dict bit for bit;
+- where timm builds the architecture with features_only=True, a ticket gives finite feature maps of the kept weights.
 
 What is not so is printed with its reason, by EXPECTED; the counts are printed last. The exit status is 1 if something
 was not expected.
@@ -76,6 +77,21 @@ EXPECTED = (
         r"no gradient .*attn\.attn\.(pos_embed|qkv|mlp).*",
         "behind a LayerNorm over a single channel, which is always 0",
     ),
+    (
+        "csatv2.*|edgenext_.*|efficientvit_m.*|inception_next_.*",
+        r"no gradient for .*(dwconv(_w|_h)?|conv_dw|dws\.\d\.conv)\.weight",
+        "the kernel is wider than the map at this image size, so its outer weights meet padding alone",
+    ),
+    (
+        "fastvit_.*|repvit_.*|lcnetv2_.*",
+        r"no gradient for .*(conv_scale\.conv|conv1\.c|dw_conv_list\.\d\.conv)\.weight",
+        "one weight a channel before batch norm, which takes its size away: the gradient is 0 but for rounding",
+    ),
+    (
+        "levit_.*",
+        r"no gradient for 768 of .*blocks\.3\.mlp\.ln2\.linear\.weight",
+        "one channel has opposite signs for all ten classes in the two heads, whose mean is the output",
+    ),
     (".*_enc", r"output .*", "an encoder: it has no classifier, and gives its features for num_classes=10 too"),
     ("tf_efficientnet_cc_.*", r"\d+ weights in use .*", "a CondConv2d mixes its experts, each with its own mask"),
 )
@@ -83,8 +99,10 @@ EXPECTED = (
 LEAKY = {
     *(functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_),
     *(functional.relu6, functional.hardtanh, functional.hardtanh_, functional.hardsigmoid, functional.hardswish),
-    *(torch.clamp, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clamp_),
+    *(torch.clamp, torch.clamp_, torch.Tensor.clamp, torch.Tensor.clamp_, torch.maximum, torch.max),
+    *(functional.gelu, functional.silu, torch.sigmoid, torch.Tensor.sigmoid),
 }
+"""What is 0, or is rounded to 0, or has a derivative of 0, over a part of its range."""
 
 
 def main() -> int:
@@ -161,7 +179,11 @@ def try_out(name: str) -> dict[str, Any]:
         faults += gradients(popup)
         faults += outputs(model, x)
         faults += effective_weights(model, x)
-        faults += save_and_load(popup)
+        ticket, different = save_and_load(popup)
+        faults += different
+        row["features_only"] = has_features(name, kwargs)
+        if row["features_only"]:
+            faults += feature_maps(ticket, x)
     except Exception as error:
         faults.append(f"error {type(error).__name__}: {str(error)[:300]}")
     row["seconds"] = round(time.monotonic() - started, 2)
@@ -190,23 +212,24 @@ def build_size(name: str, kwargs: dict[str, Any]) -> tuple[int, int]:
 
 
 class LeakyActivations(TorchFunctionMode):
-    """Turns ReLUs, clamps and their like into leaky ReLUs."""
+    """Turns activations that cut gradients off into leaky ReLUs."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Replace a call that cuts gradients off."""
-        if func in LEAKY and args[0].is_floating_point() and args[0].numel() > 1:
+        """Replace such a call, unless it is one of another purpose: on numbers, or along a dimension."""
+        along = func is torch.max and not (len(args) > 1 and isinstance(args[1], torch.Tensor))
+        if func in LEAKY and not along and args[0].is_floating_point() and args[0].numel() > 1:
             return functional.leaky_relu(args[0], 0.3)
         return func(*args, **(kwargs or {}))
 
 
-def backward(popup: EdgePopup, x: torch.Tensor) -> None:
+def backward(popup: EdgePopup, x: torch.Tensor, seed: int = 2) -> None:
     """Leave the gradients of a random combination of the outputs, in train mode, on the scores."""
     popup.model.train()
     for module in popup.model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 1.0  # in eval mode it shall have this batch's statistics, not mean 0 and variance 1
     logits = total(popup.model(x))
-    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed))
     (logits * direction).sum().backward()
     popup.collect_gradients()
 
@@ -220,7 +243,7 @@ def unreached(popup: EdgePopup, x: torch.Tensor) -> list[str]:
         backward(popup, x)
         zero = {name: (scores.grad == 0) for name, scores in popup.scores.items() if scores.grad is not None}
         if any(bool(flags.any()) for flags in zero.values()):
-            backward(popup, x.flip(0, 3) * 1.5)
+            backward(popup, torch.randn(x.shape, generator=torch.Generator().manual_seed(5)), seed=6)
             zero = {name: flags & (popup.scores[name].grad == 0) for name, flags in zero.items()}
     counts = {name: int(flags.sum()) for name, flags in zero.items()}
     return [
@@ -292,14 +315,45 @@ def effective_weights(model: nn.Module, x: torch.Tensor) -> list[str]:
     return [f"{len(filled)} weights in use have {min(filled):.0%} zeros"] if filled else []
 
 
-def save_and_load(popup: EdgePopup) -> list[str]:
-    """Return what is wrong with the ticket: another state dict after saving and loading in another random state."""
+def save_and_load(popup: EdgePopup) -> tuple[Ticket, list[str]]:
+    """Return the ticket, loaded, and what is wrong with it: another state dict, loaded in another random state."""
     searched = popup.model.state_dict()
     with tempfile.TemporaryDirectory() as folder:
         Ticket.draw(popup).save(Path(folder) / "ticket")
         torch.manual_seed(4)
-        loaded = Ticket.load(Path(folder) / "ticket").model().state_dict()
-    return [] if digest(loaded, loaded) == digest(searched, searched) else ["loads to another state dict"]
+        ticket = Ticket.load(Path(folder) / "ticket")
+    loaded = ticket.model().state_dict()
+    return ticket, [] if digest(loaded, loaded) == digest(searched, searched) else ["loads to another state dict"]
+
+
+def has_features(name: str, kwargs: dict[str, Any]) -> bool:
+    """Say whether timm itself builds the architecture with features_only=True."""
+    try:
+        with torch.device("meta"):
+            timm.create_model(name, features_only=True, **kwargs)
+    except Exception:  # whatever timm raises where it has no such form
+        return False
+    return True
+
+
+@torch.no_grad()
+def feature_maps(ticket: Ticket, x: torch.Tensor) -> list[str]:
+    """Return what is wrong with the ticket's feature maps: not finite, all 0, other weights than the whole model's."""
+    try:
+        model = ticket.features()
+        maps = model(x)
+    except Exception as error:
+        return [f"features {type(error).__name__}: {str(error)[:200]}"]
+    faults = [f"features: map {i} is {what}" for i, each in enumerate(maps) for what in _wrong_with(each)]
+    whole = {(tensor.shape, float(tensor.double().sum())) for tensor in ticket.state_dict().values()}
+    if any((tensor.shape, float(tensor.double().sum())) not in whole for tensor in model.state_dict().values()):
+        faults.append("features: a tensor is not one of the ticket's")
+    return faults
+
+
+def _wrong_with(features: torch.Tensor) -> list[str]:
+    finite, alive = bool(features.isfinite().all()), bool((features != 0).any())
+    return [what for what, wrong in (("not finite", not finite), ("all 0", not alive)) if wrong]
 
 
 def total(output: Any) -> torch.Tensor:
@@ -336,14 +390,13 @@ def report(counted: list[dict[str, Any]], tried: list[dict[str, Any]], output: P
         parameters, masked = (sum(row[key] for row in built) for key in ("parameters", "masked"))
         low = sorted((row["masked"] / row["parameters"], row["model"]) for row in built)
         print("lowest shares masked: " + ", ".join(f"{name} {share:.1%}" for share, name in low[:5]))
-        print(
-            f"{len(built)} of {len(counted)} registered names built on the meta device, {len(counted) - len(built)} not"
-        )
+        print(f"{len(built)} of {len(counted)} registered names built on the meta device without an exception")
         print(f"{masked:,} of {parameters:,} parameters can be masked: {masked / parameters:.2%}")
     clean = [row for row in tried if not row["faults"]]
     files, tensors = {row["file"] for row in tried}, sum(row.get("tensors", 0) for row in tried)
     scores = sum(row.get("scores", 0) for row in tried)
     print(f"{len(tried)} models of {len(files)} module files run for real, {scores:,} scores in {tensors:,} tensors")
+    print(f"{sum(row.get('features_only', False) for row in tried)} of them have features_only in timm and as a ticket")
     print(f"{len(clean)} without an exception, {len(tried) - len(clean)} with {exceptions}; {unexpected} not expected")
     print(f"timm {timm.__version__}, torch {torch.__version__}, {seconds:.0f} s; wrote {output}")
     return int(unexpected > 0)

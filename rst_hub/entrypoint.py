@@ -9,7 +9,7 @@ from typing import Any
 from timm.models import register_model
 from torch import nn
 
-from .errors import ArchitectureError
+from .errors import ArchitectureError, SettingsError
 from .hub import fetch
 from .models import build_features, create_model, set_input
 from .ticket import Ticket
@@ -50,8 +50,11 @@ def rst(
     Raises:
         ArchitectureError: there is no ticket or no base to build from, or the arguments are not the ticket's.
         TicketError: the folder or repository does not hold exactly what was saved.
+        SettingsError: out_indices is given without features_only.
     """
     kwargs = {key: value for key, value in kwargs.items() if key not in _OF_TIMM}
+    if out_indices is not None and not features_only:
+        raise SettingsError(f"out_indices={out_indices!r} goes with features_only=True")
     if not pretrained:
         if base is None or seed is None:
             raise ArchitectureError("rst is no architecture of its own: it loads tickets and needs their base and seed")

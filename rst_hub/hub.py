@@ -30,7 +30,11 @@ def from_pretrained(
     ticket: str | None = None,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
-    **download: Any,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
 ) -> nn.Module:
     """Return a plain timm model in eval mode whose parameters are the masked weights of a ticket; no score, no wrapper.
 
@@ -42,15 +46,30 @@ def from_pretrained(
         ticket: the name of one ticket, when there are several.
         features_only: return timm's ``features_only`` form instead, which maps images to a list of feature maps.
         out_indices: which of its feature levels to return; timm's own choice when None.
-        **download: revision, token, cache_dir, local_files_only and force_download, as in ``hf_hub_download``.
+        revision: a branch, tag or commit of the repository; its main branch when None.
+        token: for the Hub; the one that is logged in when None.
+        cache_dir: the Hub's cache; its usual place when None.
+        local_files_only: take what is in the cache, and ask for nothing.
+        force_download: download anew what is in the cache.
 
     Raises:
         TicketError: the folder or repository is not there, or not exactly what was saved.
         ArchitectureError: the installed timm does not know the architecture, or has no features of it.
-        SettingsError: a download argument is unknown, or contradicts another.
+        SettingsError: two revisions are given, or out_indices without features_only.
     """
-    drawn = Ticket.load(*fetch(repo_or_folder, ticket, **download))
-    return drawn.features(out_indices) if features_only or out_indices is not None else drawn.model()
+    if out_indices is not None and not features_only:
+        raise SettingsError(f"out_indices={out_indices!r} goes with features_only=True")
+    folder, name = fetch(
+        repo_or_folder,
+        ticket,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    drawn = Ticket.load(folder, name)
+    return drawn.features(out_indices) if features_only else drawn.model()
 
 
 def fetch(

@@ -44,6 +44,8 @@ def test_features_only_gives_timms_feature_maps(folder):
     assert all(torch.equal(one, expected[i]) for one, i in zip(two(x), (1, 3), strict=True))
     with pytest.raises(ArchitectureError, match="cannot build test_resnet"):
         rst_hub.from_pretrained(folder, features_only=True, out_indices=(1, 99))
+    with pytest.raises(SettingsError, match="goes with features_only"):
+        rst_hub.from_pretrained(folder, out_indices=(1, 3))
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):

@@ -108,9 +108,8 @@ def test_a_class_count_that_is_not_the_models_is_refused():
         describe_input(model, 32, (0.5,) * 3, (0.5,) * 3, "abc")
 
 
-def test_an_encoder_without_a_classifier_is_refused_by_name():
-    with torch.device("meta"):
-        encoder = build_model("mobilenetv5_300m_enc", {"num_classes": 10})
+def test_labels_for_a_model_without_a_classifier_are_refused():
+    encoder = create_model("test_resnet", Init(0), num_classes=0)
     with pytest.raises(ArchitectureError, match="has no classifier, though 10 classes were asked for"):
         describe_input(encoder, 32, (0.5,) * 3, (0.5,) * 3, LABELS)
 

@@ -74,7 +74,6 @@ def test_channels_of_no_or_one_weight_or_equal_ones_keep_gradients_tame():
     assert bool(ours.weight.grad.isfinite().all())
     assert bool((size[:3] > 0).all())
     assert float(size[:3].max()) < 20 * float(size[3:].median())
-    assert float(ours(torch.zeros(1, 8, 6, 6)).abs().max()) == 0.0
 
 
 @pytest.mark.parametrize("architecture", ["test_nfnet", "resnetv2_50x1_bit"])
