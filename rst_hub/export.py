@@ -95,7 +95,7 @@ def _onnx(ticket: Ticket, model: nn.Module, beside: Path, x: torch.Tensor) -> to
             warnings.simplefilter("ignore")  # notes on traced constants
             torch.onnx.export(model, (x,), str(path), **names, **how)
     except ImportError as error:
-        raise SettingsError(f"ONNX needs packages that are not here ({error}): pip install 'rst-hub[onnx]'") from error
+        raise SettingsError(f"ONNX needs more packages ({error}): pip install onnx onnxscript onnxruntime") from error
     except Exception as error:  # the exporter raises whatever the traced code does
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ArchitectureError(

@@ -48,7 +48,7 @@ class MaskedStdConv2d(nn.Conv2d):
         square = weight.square()
         of_one = square.sum() / count.sum().clamp(min=1)  # a channel that keeps nothing is as if it kept one weight
         mean_square = square.mean(_CHANNEL, keepdim=True).where(count > 0, of_one / weight[0].numel())
-        return centred * mean_square.rsqrt()
+        return centred * mean_square.clamp(min=torch.finfo(weight.dtype).tiny).rsqrt()
 
     @torch.no_grad()
     def weight_for_timm(self) -> torch.Tensor:

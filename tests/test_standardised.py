@@ -76,6 +76,13 @@ def test_channels_of_no_or_one_weight_or_equal_ones_keep_gradients_tame():
     assert float(size[:3].max()) < 20 * float(size[3:].median())
 
 
+def test_a_weight_of_nothing_but_zeros_is_used_as_such():
+    _, ours = masked(StdConv2d, 0.0)
+    ours(torch.ones(1, 8, 4, 4)).sum().backward()
+    assert not ours.standardised().any()
+    assert bool(ours.weight.grad.isfinite().all())
+
+
 @pytest.mark.parametrize("architecture", ["test_nfnet", "resnetv2_50x1_bit"])
 def test_a_ticket_is_masked_in_effect(architecture):
     model = Ticket.draw(make_popup(architecture)).model()
