@@ -212,6 +212,8 @@ def _epoch(
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     learner.before_step()
+                    if done == 0:
+                        _check_gradients(learner)
                 optimizer.step()
                 optimizer.zero_grad()
             total += torch.stack(
@@ -237,6 +239,15 @@ def _epoch(
         "processes": accelerator.num_processes,
         "seconds": round(seconds, 2),
     }
+
+
+def _check_gradients(learner: Learner) -> None:
+    """Raise RstHubError if nothing that is learned has a gradient: so few weights are kept that no signal passes."""
+    if not any(tensor.grad is not None and bool(tensor.grad.any()) for tensor in learner.learned.values()):
+        raise RstHubError(
+            "no gradient reaches what is learned, because no signal gets through the network: keep more weights "
+            "(--remaining-ratio), or choose another architecture"
+        )
 
 
 def learning_rate(settings: RunSettings, epoch: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import RstHubError
 from .export import FORMATS, export
 from .hub import fetch
-from .models import TIMM_VERSION
+from .models import TIMM_VERSION, is_ours
 from .ticket import Ticket, ticket_names
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     run: dict[str, Callable[..., None]] = {"info": info, "verify": verify, "export": export_dense}
     try:
         run[options.pop("command")](**options)
-    except RstHubError as error:
+    except (RstHubError, OSError) as error:  # OSError: a path that cannot be one
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -50,7 +50,8 @@ def export_dense(folder: str, to: str, ticket: str | None = None, output: Path |
     )
     print(f"wrote {output} ({sum(path.stat().st_size for path in output.iterdir()):,} bytes); {compared}")
     if to == "safetensors":
-        print(f'timm.create_model("local-dir:{output}", pretrained=True)  # without rst_hub')
+        needs = "after import rst_hub, whose architecture it is" if is_ours(drawn.architecture) else "without rst_hub"
+        print(f'timm.create_model("local-dir:{output}", pretrained=True)  # {needs}; by a timm that knows local-dir:')
 
 
 def info(folder: Path) -> None:

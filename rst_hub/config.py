@@ -98,7 +98,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         RstHubError,
     ) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise TicketError(f"{path} is not a ticket's config ({reason}): fetch the folder anew") from error
+        raise TicketError(
+            f"{path} is not a ticket's config ({reason}): if the folder is a ticket's at all, fetch it anew"
+        ) from error
     if newer > FORMAT_VERSION:
         raise TicketError(
             f"{path} is of ticket format version {newer}; this rst-hub reads up to {FORMAT_VERSION}: upgrade rst-hub"

@@ -11,7 +11,7 @@ from torch import nn
 
 from .errors import ArchitectureError, SettingsError
 from .hub import fetch
-from .models import build_features, create_model, set_input
+from .models import build_features, check_architecture, create_model, set_input
 from .ticket import Ticket
 from .weights import Init
 
@@ -25,10 +25,10 @@ def rst(
     *,
     base: str | None = None,
     seed: int | None = None,
-    distribution: str = "signed_kaiming_constant",
+    distribution: str | None = None,
     ticket: str | None = None,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     cache_dir: str | None = None,
     **kwargs: Any,
 ) -> nn.Module:
@@ -39,7 +39,7 @@ def rst(
         pretrained_cfg: timm's, which says what folder or repository the ticket is in.
         base: the architecture.
         seed: of the random weights.
-        distribution: of the random weights.
+        distribution: of the random weights; signed_kaiming_constant when None.
         ticket: the name of one ticket, when there are several.
         features_only: return timm's ``features_only`` form, which maps images to a list of feature maps.
         out_indices: which of its feature levels.
@@ -58,21 +58,42 @@ def rst(
     if not pretrained:
         if base is None or seed is None:
             raise ArchitectureError("rst is no architecture of its own: it loads tickets and needs their base and seed")
-        dense = create_model(base, Init(seed, distribution), **kwargs)
+        dense = create_model(base, Init(seed, distribution or Init(0).distribution), **kwargs)
         return build_features(base, kwargs, dense.state_dict(), out_indices) if features_only else dense
     drawn = Ticket.load(*_where(dict(pretrained_cfg or {}), ticket, cache_dir))
     classes = kwargs.pop("num_classes", None)
-    different = {key: value for key, value in kwargs.items() if drawn.timm_kwargs.get(key) != value}
+    given = {**kwargs, "base": base, "seed": seed, "distribution": distribution}
+    own = _arguments(drawn)
+    different = {key: value for key, value in given.items() if value is not None and own.get(key) != _plain(key, value)}
     if different:
-        raise ArchitectureError(f"a ticket keeps its arguments {drawn.timm_kwargs}; {different} cannot be given")
+        raise ArchitectureError(f"a ticket keeps its arguments {own}; {different} cannot be given")
     if features_only:
         return drawn.features(out_indices)
     model: Any = drawn.model()
-    if classes not in (None, model.num_classes):
-        model.reset_classifier(classes)
-        own = {key: value for key, value in model.pretrained_cfg.items() if key != "label_names"}
-        set_input(model, {**own, "num_classes": classes})
+    if classes in (None, model.num_classes):
+        return model
+    check_architecture(drawn.architecture, {"num_classes": classes})
+    if not hasattr(model, "reset_classifier"):
+        raise ArchitectureError(f"{drawn.architecture} has no classifier, so num_classes={classes} cannot be given")
+    model.reset_classifier(classes)
+    input_of = {key: value for key, value in model.pretrained_cfg.items() if key != "label_names"}
+    set_input(model, {**input_of, "num_classes": classes})
     return model
+
+
+def _arguments(drawn: Ticket) -> dict[str, Any]:
+    """Return all that a ticket says of its network, also where it leaves out what is timm's default."""
+    channels, *size = drawn.pretrained_cfg.get("input_size", (3,))
+    stated = {"base": drawn.architecture, "seed": drawn.init.seed, "distribution": drawn.init.distribution}
+    unstated = {"in_chans": channels, "img_size": size, "drop_rate": 0, "drop_path_rate": 0}
+    return {**unstated, **stated, **{key: _plain(key, value) for key, value in drawn.timm_kwargs.items()}}
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return an argument in one of its forms: a size as [height, width]."""
+    if key == "img_size" and isinstance(value, int):
+        return [value, value]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _where(source: Mapping[str, Any], ticket: str | None, cache_dir: str | None) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from .errors import ArchitectureError, SettingsError
@@ -20,7 +21,8 @@ def export(ticket: Ticket, folder: str | Path, to: str) -> float:
     """Write ``ticket`` into a new ``folder``: config.json in timm's words, and model.safetensors or model.onnx.
 
     What was written is loaded and compared on one random batch before the folder appears. A safetensors folder loads in
-    plain timm, ``timm.create_model("local-dir:FOLDER", pretrained=True)``. The ONNX graph maps ``input``, float32
+    plain timm, ``timm.create_model("local-dir:FOLDER", pretrained=True)``, if the architecture is timm's own; rst_hub's
+    three, for 32 x 32 images, need rst_hub imported there. The ONNX graph maps ``input``, float32
     (batch, channels, height, width) of the ticket's input size, normalised as config.json says, to ``output``.
 
     Returns:
@@ -34,15 +36,18 @@ def export(ticket: Ticket, folder: str | Path, to: str) -> float:
     folder = Path(folder)
     if to not in FORMATS:
         raise SettingsError(f"a ticket cannot be exported to {to!r}: choose {' or '.join(FORMATS)}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{str(folder)[:300]!r} is no folder to write to: {error}") from error
+    if taken:
         raise SettingsError(f"{folder} is there already: choose another output folder")
     size = ticket.pretrained_cfg["input_size"]
     x = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-    model = ticket.model()
-    expected = _forward(ticket, model, x)
+    expected = _forward(ticket, ticket.model(), x)
     try:
         with new_folder(folder) as beside:
-            found = _safetensors(ticket, model, beside, x) if to == "safetensors" else _onnx(ticket, model, beside, x)
+            found = (_safetensors if to == "safetensors" else _onnx)(ticket, beside, x)
             if found is None:
                 return float("nan")
             difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
@@ -50,7 +55,7 @@ def export(ticket: Ticket, folder: str | Path, to: str) -> float:
                 raise ArchitectureError(
                     f"{ticket.architecture} as {to} gives outputs that differ by {difference:.1e}: nothing is written"
                 )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise SettingsError(f"{folder} cannot be written: {error}") from error
     return difference
 
@@ -72,47 +77,63 @@ def for_plain_timm(ticket: Ticket) -> nn.Module:
     return model.eval()
 
 
-def _safetensors(ticket: Ticket, model: nn.Module, beside: Path, x: torch.Tensor) -> torch.Tensor:
+def _safetensors(ticket: Ticket, beside: Path, x: torch.Tensor) -> torch.Tensor:
     save_dense(for_plain_timm(ticket), beside, ticket.architecture, ticket.timm_kwargs)
     return _forward(ticket, load_dense(beside), x)
 
 
-def _onnx(ticket: Ticket, model: nn.Module, beside: Path, x: torch.Tensor) -> torch.Tensor | None:
-    names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 9):
-        batch = torch.export.Dim("batch")
-        how: dict[str, Any] = {
-            "dynamo": True,
-            "dynamic_shapes": ({0: batch},),
-            "external_data": False,
-            "verbose": False,
-        }
-    else:  # its new exporter fails on half of the architectures tried
-        how = {"dynamo": False, "dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}}}
-    path = beside / "model.onnx"
+def _onnx(ticket: Ticket, beside: Path, x: torch.Tensor) -> torch.Tensor | None:
+    """Write model.onnx and config.json; return its outputs, or None where onnxruntime is not installed."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # notes on traced constants
-            torch.onnx.export(model, (x,), str(path), **names, **how)
+        import onnx as onnx  # torch says so in several ways, or not at all, when it is missing
     except ImportError as error:
         raise SettingsError(f"ONNX needs more packages ({error}): pip install onnx onnxscript onnxruntime") from error
-    except Exception as error:  # the exporter raises whatever the traced code does
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    model: Any = ticket.model()
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # the plain formula of the same attention, which exporters know
+    path = beside / "model.onnx"
+    batch = {"input": {0: "batch"}, "output": {0: "batch"}}
+    ways: list[dict[str, Any]] = [{"dynamo": False, "dynamic_axes": batch}]
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 9):  # before, it failed on half of timm
+        dynamic = ({0: torch.export.Dim("batch")},)
+        ways.insert(0, {"dynamo": True, "dynamic_shapes": dynamic, "external_data": False, "verbose": False})
+    reasons = []
+    for way in ways:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # notes on traced constants
+                torch.onnx.export(model, (x,), str(path), input_names=["input"], output_names=["output"], **way)
+            break
+        except ImportError as error:
+            raise SettingsError(
+                f"ONNX needs more packages ({error}): pip install onnx onnxscript onnxruntime"
+            ) from error
+        except Exception as error:  # the exporter raises whatever the traced code does
+            reasons.append(str(error.__cause__ or error).strip().splitlines()[0])
+    else:
         raise ArchitectureError(
-            f"torch {torch.__version__} cannot export {ticket.architecture} to ONNX ({first}): try a newer torch"
-        ) from error
+            f"torch {torch.__version__} cannot export {ticket.architecture} to ONNX: {'; '.join(reasons)}"
+        )
     write_json(beside / "config.json", dense_config(model, ticket.architecture, ticket.timm_kwargs))
     try:
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+    except Exception as error:  # onnxruntime's errors have no common kind
+        raise ArchitectureError(f"onnxruntime cannot run {ticket.architecture} as exported: {error}") from error
 
 
 @torch.no_grad()
 def _forward(ticket: Ticket, model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    output = model(x)
+    try:
+        output = model(x)
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        size = " x ".join(str(side) for side in x.shape[1:])
+        raise ArchitectureError(f"{ticket.architecture} cannot take its own input, {size}: {error}") from error
     if not isinstance(output, torch.Tensor):
         raise ArchitectureError(f"{ticket.architecture} returns a {type(output).__name__}, not one tensor of outputs")
     return output

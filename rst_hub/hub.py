@@ -9,8 +9,6 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -29,7 +27,7 @@ def from_pretrained(
     *,
     ticket: str | None = None,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
@@ -45,7 +43,7 @@ def from_pretrained(
             ``org/name@revision``, ``hf://org/name``.
         ticket: the name of one ticket, when there are several.
         features_only: return timm's ``features_only`` form instead, which maps images to a list of feature maps.
-        out_indices: which of its feature levels to return; timm's own choice when None.
+        out_indices: which of its feature levels to return, or how many of the last ones; timm's own choice when None.
         revision: a branch, tag or commit of the repository; its main branch when None.
         token: for the Hub; the one that is logged in when None.
         cache_dir: the Hub's cache; its usual place when None.
@@ -89,15 +87,19 @@ def fetch(
     Raises:
         TicketError, SettingsError: as for :func:`from_pretrained`.
     """
-    if Path(repo_or_folder).is_dir():
+    if not isinstance(repo_or_folder, str | Path):
+        raise SettingsError(f"{repo_or_folder!r} is neither the path of a folder nor a repository's name")
+    if _is_folder(repo_or_folder):
         folder = Path(repo_or_folder)
         return folder, choose_entry(folder, read_config(folder), ticket)["name"]
     found = _REPOSITORY.fullmatch(str(repo_or_folder))
     if found is None:
-        raise TicketError(f"{repo_or_folder} is neither a ticket folder here nor a repository's name, org/name")
+        raise TicketError(
+            f"{str(repo_or_folder)[:300]} is neither a ticket folder here nor a repository's name, org/name"
+        )
     if found["revision"] and revision not in (None, found["revision"]):
         raise SettingsError(f"{repo_or_folder} and revision={revision!r} name two revisions: give one")
-    revision = found["revision"] or revision
+    revision = found["revision"] or revision or None
     options = {
         "token": token,
         "cache_dir": cache_dir,
@@ -130,5 +132,12 @@ def _download(repo: str, file: str, revision: str | None, options: dict[str, Any
         ) from error
     except EntryNotFoundError as error:
         raise TicketError(f"{where} has no {file}, so it is no whole ticket repository: choose another") from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise TicketError(f"{file} of {where} cannot be downloaded: {error}") from error
+    except Exception as error:  # the client's HTTP library, of either version, has errors of its own
+        raise TicketError(f"{file} of {where} cannot be downloaded: {type(error).__name__} {error}") from error
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # too long for a path, or of characters that none has
+        return False

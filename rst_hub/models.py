@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from . import cifar as cifar  # registers the paper's networks with timm
-from .errors import ArchitectureError, nearest
+from .errors import ArchitectureError, SettingsError, nearest
 from .files import new_folder, write_json
 from .roles import make_neutral, maskable_weights, turn_off_dropout
 from .standardised import standardise_over_kept
@@ -97,7 +97,10 @@ def create_model(architecture: str, init: Init, **timm_kwargs: Any) -> nn.Module
 
     Raises:
         ArchitectureError: timm does not know the name, or it refuses an argument.
+        SettingsError: ``init`` is no Init.
     """
+    if not isinstance(init, Init):
+        raise SettingsError(f"init is {init!r}: give an Init, of a seed and a distribution")
     model = build_masked(architecture, timm_kwargs)
     set_input(model, _own_input(model, timm_kwargs))
     turn_off_dropout(model)
@@ -137,7 +140,7 @@ def build_features(
     architecture: str,
     timm_kwargs: Mapping[str, Any],
     tensors: Mapping[str, torch.Tensor],
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
 ) -> nn.Module:
     """Return timm's ``features_only`` form of a model that :func:`build_masked` builds, holding its ``tensors``.
 
@@ -145,20 +148,24 @@ def build_features(
         architecture: a name that timm has registered.
         timm_kwargs: as for :func:`create_model`.
         tensors: the whole model's state dict; the parts behind the last feature are left out.
-        out_indices: which of timm's feature levels to return; its own choice when None.
+        out_indices: which of timm's feature levels to return, or how many of the last ones; its own choice when None.
 
     Raises:
         ArchitectureError: the architecture has no such form or no such level.
     """
     check_architecture(architecture, timm_kwargs)
-    levels = {} if out_indices is None else {"out_indices": tuple(out_indices)}
+    levels: dict[str, Any] = {}
+    if out_indices is not None:
+        levels["out_indices"] = out_indices if isinstance(out_indices, int) else tuple(out_indices)
     model = _build(architecture, {**timm_kwargs, "features_only": True, **levels}, 0)
     standardise_over_kept(model)
     # timm keeps the names, but puts the model into a wrapper, or joins a name's first two parts by "_".
     flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}
     own = {name: re.sub(r"^(model|body)\.", "", name).replace(".", "_") for name in model.state_dict()}
     unknown = [name for name, whole in own.items() if whole not in flat]
-    if unknown or len(flat) != len(tensors):
+    if len(flat) != len(tensors):
+        raise ArchitectureError(f"{architecture}'s features cannot be told apart by their tensors' names")
+    if unknown:
         raise ArchitectureError(f"{architecture}'s features have tensors that the whole model has not: {unknown[:3]}")
     model.load_state_dict({name: flat[whole] for name, whole in own.items()}, strict=True)
     return model
@@ -181,14 +188,20 @@ def _build(architecture: str, arguments: Mapping[str, Any], seed: int) -> nn.Mod
 def check_architecture(architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
     """Raise ArchitectureError unless the name is registered and every argument is allowed and in range."""
     plain = isinstance(architecture, str) and not set(architecture) & set(":/.@\\")
-    if not plain or not timm.is_model(architecture):
-        known = nearest(str(architecture).partition(".")[0], timm.list_models())
+    if not plain or not timm.is_model(architecture) or architecture == "rst":
+        name = re.split(r"[:/@\\]", str(architecture).partition(".")[0])[-1]
+        known = nearest(name, [known for known in timm.list_models() if known != "rst"])
         raise ArchitectureError(f"timm {TIMM_VERSION} has no architecture {architecture!r}. {known}")
     for name, value in timm_kwargs.items():
         if name not in _ARGUMENTS:
             raise ArchitectureError(f"timm argument {name!r} cannot go into a ticket. {nearest(name, _ARGUMENTS)}")
         if not _ARGUMENTS[name](value):
             raise ArchitectureError(f"timm argument {name}={value!r} is not of the right type or out of range")
+
+
+def is_ours(architecture: str) -> bool:
+    """Say whether rst_hub registers this architecture, so that timm alone does not know it."""
+    return timm.model_entrypoint(architecture).__module__ == cifar.__name__
 
 
 def state_layout(architecture: str, timm_kwargs: Mapping[str, Any]) -> dict[str, Layout]:
@@ -218,8 +231,8 @@ def describe_input(
     """
     if label_names and not model.num_classes:
         raise ArchitectureError(
-            f"{type(model).__name__} has no classifier, though {len(label_names)} classes were asked for: it gives "
-            "features to other networks. Choose an architecture with one (timm's encoders are called ..._enc)"
+            f"this {type(model).__name__} has no classifier for {len(label_names)} classes. timm's encoders, called "
+            "..._enc, never have one: choose another architecture; others have one unless num_classes is 0"
         )
     own: Any = model.pretrained_cfg
     set_input(
@@ -294,7 +307,8 @@ def dense_config(model: nn.Module, architecture: str, timm_kwargs: Mapping[str, 
 
 def save_dense(model: nn.Module, folder: str | Path, architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
     """Write a dense model in timm's form: config.json and model.safetensors, for its ``local-dir:`` names."""
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    # clones, because safetensors refuses the tensors that some architectures share between layers
+    tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     with new_folder(Path(folder)) as beside:
         write_json(beside / "config.json", dense_config(model, architecture, timm_kwargs))
         safetensors.torch.save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})

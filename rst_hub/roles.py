@@ -12,7 +12,7 @@ masked   the weight of a convolution (also transposed) or linear layer, of any s
 zero     every ``bias`` and ``*_bias``, also a norm layer's and an LSTM's; ``beta``      0
 one      the weight of a norm layer (a GlobalResponseNorm is none); ``gain``;            1
          ``skipinit_gain``; layer and residual scales: ``gamma*``, ``ls*``,
-         ``layer_scale*``, ``res_scale*``
+         ``layer_scale*``, ``res_scale*`` and their ``.scale``
 seeded   tokens, latents, tables of positions, and differential attention's              normal, deviation 0.02
          ``lambda_*``, where timm draws them at random
 kept     the rest: temperatures, gates, GlobalResponseNorm, thresholds, tables that      timm's own
@@ -43,7 +43,7 @@ _LINEAR_MAPS = (
     nn.Linear,
 )
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_ONE = re.compile(r"(gain|skipinit_gain|gamma(_?\w+)?|ls\d*|layer_?scale\w*|res_scale\w*)$")
+_ONE = re.compile(r"(.*\.)?(gain|skipinit_gain|gamma(_?\w+)?|ls\d*|(layer|res)_scale\w*(\.scale)?)$")
 _ZERO = re.compile(r"((\w+_)?bias|bias_[ih]h_l\d+(_reverse)?|beta)$")
 _SEEDED = re.compile(r"\w*(token|latent|pos|_rel|lambda_)\w*$")
 _DROP = re.compile(r"\w*drop\w*$")
@@ -84,7 +84,7 @@ def make_neutral(model: nn.Module) -> list[SeededTensor]:
         parameter.requires_grad_(False)
         if _ZERO.match(leaf):
             parameter.zero_()
-        elif _ONE.match(leaf) or (leaf == "weight" and _is_norm(module)):
+        elif _ONE.match(name) or (leaf == "weight" and _is_norm(module)):
             parameter.fill_(1.0)
         elif _SEEDED.match(leaf) and bool((parameter != parameter.flatten()[0]).any()):
             seeded.append(SeededTensor(name, tuple(parameter.shape), TABLE_STD, masked=False))

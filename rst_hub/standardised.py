@@ -5,7 +5,7 @@ the weight that the convolution uses were zero. Here the mean is that of the kep
 exactly 0. The parameter itself is weight x mask, as everywhere.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from timm.layers import ScaledStdConv2d, StdConv2d, pad_same
@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional
 
 _OF_TIMM = (StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)
-_CHANNEL = (1, 2, 3)
 
 
 class MaskedStdConv2d(nn.Conv2d):
@@ -22,17 +21,18 @@ class MaskedStdConv2d(nn.Conv2d):
 
     The weight (out, in, h, w) in use is (weight - mean of the channel's kept weights) / root mean square of the
     channel, and 0 where the weight is 0. The root mean square is taken about 0: that leaves gradients tame where a
-    channel keeps one weight, or several equal ones.
+    channel keeps one weight, or several equal ones; such a channel itself is 0. Where layers are narrow and few weights
+    are kept, many are: of a test_nfnet at 2% kept, all of the first layer's.
     """
 
     eps: float
-    same_pad: bool  # the "Same" ones alone
+    same_pad: bool
     gain: nn.Parameter  # the scaled ones alone, with scale
     scale: float
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve ``x`` (N, C, H, W) with the standardised weight."""
-        if getattr(self, "same_pad", False):
+        if self.same_pad:
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         weight = self.standardised()
         if hasattr(self, "gain"):
@@ -41,20 +41,20 @@ class MaskedStdConv2d(nn.Conv2d):
 
     def standardised(self) -> torch.Tensor:
         """Return the weight in use, of mean 0 and mean square at most 1 a channel, before any gain."""
-        weight = self.weight
-        kept = (weight != 0).to(weight.dtype)
-        count = kept.sum(_CHANNEL, keepdim=True)
-        centred = weight - kept * (weight.sum(_CHANNEL, keepdim=True) / count.clamp(min=1))
+        weight = self.weight.float()  # a mean square of half precision would round to 0
+        kept = (weight != 0).float()
+        count = kept.sum((1, 2, 3), keepdim=True)
+        centred = weight - kept * (weight.sum((1, 2, 3), keepdim=True) / count.clamp(min=1))
         square = weight.square()
         of_one = square.sum() / count.sum().clamp(min=1)  # a channel that keeps nothing is as if it kept one weight
-        mean_square = square.mean(_CHANNEL, keepdim=True).where(count > 0, of_one / weight[0].numel())
-        return centred * mean_square.clamp(min=torch.finfo(weight.dtype).tiny).rsqrt()
+        mean_square = square.mean((1, 2, 3), keepdim=True).where(count > 0, of_one / weight[0].numel())
+        return (centred * mean_square.clamp(min=1e-30).rsqrt()).to(self.weight.dtype)
 
     @torch.no_grad()
     def weight_for_timm(self) -> torch.Tensor:
         """Return the weight that timm's own module standardises to this one's, up to float rounding."""
         weight = self.standardised()
-        rest = 1 - weight.square().mean(_CHANNEL, keepdim=True)
+        rest = 1 - weight.square().mean((1, 2, 3), keepdim=True)
         return weight * (self.eps / rest.clamp(min=1e-7)).sqrt()  # timm divides by sqrt(variance + eps)
 
 
@@ -62,4 +62,6 @@ def standardise_over_kept(model: nn.Module) -> None:
     """Turn timm's weight-standardised convolutions in ``model`` into :class:`MaskedStdConv2d`; names stay the same."""
     for module in model.modules():
         if isinstance(module, _OF_TIMM):
-            cast(Any, module).__class__ = MaskedStdConv2d
+            ours: Any = module
+            ours.same_pad = getattr(module, "same_pad", False)
+            ours.__class__ = MaskedStdConv2d

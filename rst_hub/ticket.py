@@ -86,7 +86,7 @@ class Ticket:
             state={key: value for key, value in tensors.items() if key not in source.seeded},
             pretrained_cfg=carried_input(popup.model),
             weights_digest=digest(tensors, source.seeded),
-            provenance=dict(provenance or {}),
+            provenance={"versions": {"timm": TIMM_VERSION}, **(provenance or {})},
         )
         try:
             ticket.verify()
@@ -136,11 +136,11 @@ class Ticket:
         model.load_state_dict(tensors, strict=True)
         return model.eval()
 
-    def features(self, out_indices: Sequence[int] | None = None) -> nn.Module:
+    def features(self, out_indices: int | Sequence[int] | None = None) -> nn.Module:
         """Return timm's ``features_only`` form of the model, in eval mode: it maps images to a list of feature maps.
 
         Args:
-            out_indices: which of timm's feature levels; its own choice when None.
+            out_indices: which of timm's feature levels, or how many of the last ones; its own choice when None.
 
         Raises:
             TicketError: as for :meth:`state_dict`.

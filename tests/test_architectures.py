@@ -16,9 +16,9 @@ AWKWARD = {
     "deit_tiny_distilled_patch16_224": "two tokens, two heads",
     "vit_tiny_r_s16_p8_224": "a weight-standardised stem in front of a transformer",
     "pit_ti_224": "tokens beside maps",
-    "coat_tiny": "four tokens",
+    "coat_lite_tiny": "four tokens, shared weights",
     "gmlp_ti16_224": "a gated mixer",
-    "poolformerv2_s12": "StarReLU, residual scales",
+    "poolformer_s12": "layer scales of 1e-5",
     "hgnetv2_b0": "learnable affine blocks, dropout by default",
     "edgenext_xx_small": "cross-covariance attention",
     "halonet_h1": "relative positions",
@@ -35,6 +35,7 @@ SLOW = {
     "samvit_base_patch16_224": "4-D features",
     "vit_small_patch16_rope_mixed_224": "rotary frequencies",
     "vit_dwee_patch16_reg1_gap_256": "differential attention",
+    "caformer_s18": "StarReLU, residual scales",
     "resnetv2_50d_frn": "filter response norm",
 }
 

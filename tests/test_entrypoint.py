@@ -71,6 +71,21 @@ def test_features_only_through_timm(folder):
     )
 
 
+def test_arguments_that_say_what_the_ticket_is_are_taken(folder, tmp_path):
+    ours = rst_hub.from_pretrained(folder).state_dict()
+    for same_as in ({"in_chans": 3}, {"drop_rate": 0.0}, {"num_classes": 10}, {"seed": 0}, {"base": "test_resnet"}):
+        assert same(through_timm(folder, **same_as).state_dict(), ours)
+    vit = rst_hub.Ticket.draw(make_popup("test_vit", img_size=32)).save(tmp_path / "vit")
+    for size in (32, (32, 32), [32, 32]):
+        assert through_timm(vit, img_size=size).num_classes == 10
+    for other in ({"img_size": 64}, {"seed": 3}, {"base": "test_resnet"}, {"distribution": "kaiming_normal"}):
+        with pytest.raises(ArchitectureError, match="cannot be given"):
+            through_timm(vit, **other)
+    for wrong in ("x", -1):
+        with pytest.raises(ArchitectureError, match="num_classes"):
+            through_timm(vit, num_classes=wrong)
+
+
 def test_what_it_cannot_do_is_an_error(folder):
     with pytest.raises(ArchitectureError, match="cannot be given"):
         through_timm(folder, in_chans=1)

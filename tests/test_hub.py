@@ -42,6 +42,8 @@ def test_features_only_gives_timms_feature_maps(folder):
     assert tuple(timm.data.resolve_model_data_config(features)["input_size"]) == (3, 32, 32)
     two = rst_hub.from_pretrained(folder, features_only=True, out_indices=(1, 3))
     assert all(torch.equal(one, expected[i]) for one, i in zip(two(x), (1, 3), strict=True))
+    last = rst_hub.from_pretrained(folder, features_only=True, out_indices=2)
+    assert all(torch.equal(one, other) for one, other in zip(last(x), expected[-2:], strict=True))
     with pytest.raises(ArchitectureError, match="cannot build test_resnet"):
         rst_hub.from_pretrained(folder, features_only=True, out_indices=(1, 99))
     with pytest.raises(SettingsError, match="goes with features_only"):
@@ -127,5 +129,13 @@ def test_what_the_hub_cannot_give_is_an_error(repo, tmp_path):
     for name, arguments, message in cases:
         with pytest.raises(TicketError, match=message):
             rst_hub.from_pretrained(name, **arguments)
+    for name in ("a" * 5000, "o/" + "a" * 5000):
+        with pytest.raises(TicketError):
+            rst_hub.from_pretrained(name)
+    for name in (None, 5, b"org/name"):
+        with pytest.raises(SettingsError, match="neither the path of a folder"):
+            rst_hub.from_pretrained(name)
+    with pytest.raises(TicketError, match="cannot be downloaded"):
+        rst_hub.from_pretrained("org/rst-test", ticket="r0.1", token="a\nb")
     with pytest.raises(SettingsError, match="two revisions"):
         rst_hub.from_pretrained("org/rst-test@main", revision="v2")

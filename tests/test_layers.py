@@ -29,7 +29,7 @@ ONLY_IN = {
     "timm": {"cifar", "standardised", "models", "entrypoint"},
     "datasets": {"data"},
     "sklearn": {"data"},
-    "safetensors": {"models", "ticket"},
+    "safetensors": {"models", "ticket", "export"},
     "accelerate": set(),
     "huggingface_hub": {"hub"},
 }

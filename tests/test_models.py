@@ -6,7 +6,7 @@ import torch
 from conftest import LABELS
 
 from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
-from rst_hub.errors import ArchitectureError
+from rst_hub.errors import ArchitectureError, SettingsError
 from rst_hub.models import build_model, describe_input, load_dense, save_dense, set_input, size_arguments, state_layout
 
 
@@ -39,7 +39,11 @@ def test_unknown_architectures_are_refused_with_near_names():
     for name, near in (("resnet81", "resnet18"), ("vit_tinny_patch16_224", "vit_tiny_patch16_224")):
         with pytest.raises(ArchitectureError, match=near):
             create_model(name, Init(0))
-    dangerous = ("hf-hub:timm/resnet18", "local-dir:/tmp", "resnet18.a1_in1k", "../resnet18", "", None, 3)
+    with pytest.raises(ArchitectureError, match="Did you mean resnet18"):
+        create_model("hf-hub:timm/resnet18", Init(0))
+    with pytest.raises(SettingsError, match="give an Init"):
+        create_model("test_resnet", 0)
+    dangerous = ("rst", "hf-hub:timm/resnet18", "local-dir:/tmp", "resnet18.a1_in1k", "../resnet18", "", None, 3)
     for name in dangerous:
         with pytest.raises(ArchitectureError, match="no architecture"):
             create_model(name, Init(0))
@@ -110,7 +114,7 @@ def test_a_class_count_that_is_not_the_models_is_refused():
 
 def test_labels_for_a_model_without_a_classifier_are_refused():
     encoder = create_model("test_resnet", Init(0), num_classes=0)
-    with pytest.raises(ArchitectureError, match="has no classifier, though 10 classes were asked for"):
+    with pytest.raises(ArchitectureError, match="has no classifier for 10 classes"):
         describe_input(encoder, 32, (0.5,) * 3, (0.5,) * 3, LABELS)
 
 

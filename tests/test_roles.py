@@ -75,7 +75,7 @@ def roles(parameters):
 def test_every_row_of_the_table():
     rows = {
         "zero": "bias q_bias v_bias mlp_bias beta bias_ih_l0 bias_hh_l0_reverse",
-        "one": "gain skipinit_gain gamma gamma_1 gamma1 gamma_xca ls1 layer_scale_2 res_scale",
+        "one": "gain skipinit_gain gamma gamma_1 gamma1 gamma_xca ls1 layer_scale_2 res_scale1",
         "seeded": "cls_token cls_token_0 reg_token pos_embed pos_embed_win patch_pos pos_emb rel_pos_h height_rel "
         "latent relative_position_bias_table position_embedding_table lambda_q1",
         "kept": "temperature logit_scale gating_param alpha A D tau v scale freqs weights",
@@ -85,6 +85,22 @@ def test_every_row_of_the_table():
     assert roles(dict.fromkeys(expected, True)) == expected
     tables_that_timm_leaves_constant = dict.fromkeys(rows["seeded"].split(), False)
     assert set(roles(tables_that_timm_leaves_constant).values()) == {"kept"}
+
+
+def test_a_metaformers_scales_are_neutral_and_its_activations_keep_theirs():
+    for name, layer in (("poolformer_s12", "layer_scale1.scale"), ("caformer_s18", "res_scale1.scale")):
+        with torch.no_grad():
+            model = timm.create_model(name)
+            for module in model.modules():
+                if type(module).__name__ == "StarReLU":
+                    module.scale.fill_(0.5)
+            make_neutral(model)
+        scales = {key: value for key, value in model.named_parameters() if key.endswith(layer)}
+        assert len(scales) >= 6
+        assert all(bool((value == 1).all()) for value in scales.values())
+        stars = [value for key, value in model.named_parameters() if key.endswith("act.scale")]
+        assert all(float(value.detach()) == 0.5 for value in stars)
+        assert bool(stars) == (name == "caformer_s18")
 
 
 def test_global_response_norm_keeps_timms_value():

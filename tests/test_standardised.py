@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -74,6 +75,24 @@ def test_channels_of_no_or_one_weight_or_equal_ones_keep_gradients_tame():
     assert bool(ours.weight.grad.isfinite().all())
     assert bool((size[:3] > 0).all())
     assert float(size[:3].max()) < 20 * float(size[3:].median())
+
+
+def test_half_precision_uses_the_same_weight():
+    _, ours = masked(StdConv2d, 0.05)
+    with torch.no_grad():
+        ours.weight *= 1e-3  # its mean squares are below what half precision can tell from 0
+    whole = ours.standardised().detach()
+    for dtype, tolerance in ((torch.float16, 2e-3), (torch.bfloat16, 2e-2)):
+        half = copy.deepcopy(ours).to(dtype).standardised().detach().float()
+        assert torch.allclose(half, whole, atol=tolerance * float(whole.max()))
+
+
+def test_it_can_be_scripted_copied_and_pickled_as_timms_own():
+    model = Ticket.draw(make_popup("test_nfnet")).model()
+    x = torch.rand(2, 3, 32, 32)
+    expected = model(x).detach()
+    for other in (torch.jit.script(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(x).detach(), expected)
 
 
 def test_a_weight_of_nothing_but_zeros_is_used_as_such():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from conftest import ENVIRONMENT, make_popup
 
@@ -286,6 +287,14 @@ def test_a_wrong_kept_count_is_refused(folder):
     rewrite(folder, kept=1)
     with pytest.raises(TicketError, match=r"config\.json says 1"):
         from_pretrained(folder)
+
+
+def test_a_ticket_says_which_timm_it_was_drawn_with():
+    popup = make_popup()
+    assert Ticket.draw(popup).provenance == {"versions": {"timm": timm.__version__}}
+    assert Ticket.draw(popup, provenance={"seed": 1}).provenance["versions"] == {"timm": timm.__version__}
+    own = {"versions": {"timm": "0.9"}}
+    assert Ticket.draw(popup, provenance=own).provenance == own
 
 
 def test_a_layer_that_timm_renamed_is_named_with_both_versions(folder):
