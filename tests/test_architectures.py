@@ -21,11 +21,11 @@ AWKWARD = {
     "poolformer_s12": "layer scales of 1e-5",
     "hgnetv2_b0": "learnable affine blocks, dropout by default",
     "edgenext_xx_small": "cross-covariance attention",
-    "halonet_h1": "relative positions",
     "repvit_m1": "parallel branches, each behind batch norm",
     "csatv2": "a LayerNorm that is always 0",
 }
 SLOW = {
+    "halonet_h1": "relative positions",
     "sequencer2d_s": "LSTM",
     "resmlp_12_224": "affine layers, no norm",
     "vgg11": "no norm",
@@ -68,7 +68,7 @@ def test_one_small_model_of_every_awkward_family(tried):
     rows, unexpected = tried
     assert unexpected == []
     covered = [name for name in AWKWARD if name in rows]
-    assert len(covered) >= 17
+    assert len(covered) >= 15
     assert covered == list(AWKWARD) or tuple(map(int, timm.__version__.split(".")[:3])) < (1, 0, 31)
 
 
@@ -84,7 +84,7 @@ def test_the_larger_ones():
     names = [name for name in SLOW if timm.is_model(name)]
     rows, unexpected = run(names)
     assert unexpected == []
-    assert len(rows) == len(names) >= 9
+    assert len(rows) == len(names) >= 10
 
 
 def test_every_registered_name_is_counted_or_has_its_error():
