@@ -29,6 +29,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +143,23 @@ def count(name: str) -> dict[str, Any]:
     """Build an architecture without allocating it; count its parameters and those that a mask covers."""
     row: dict[str, Any] = {"model": name, "file": timm.model_entrypoint(name).__module__}
     try:
-        with torch.device("meta"):
-            model = build_masked(name, {})
+        model = without_values(lambda: build_masked(name, {}))
         row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         row["masked"] = sum(weight.parameter.numel() for weight in maskable_weights(model))
         row["classes"] = model.num_classes
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"
     return row
+
+
+@torch.no_grad()
+def without_values(work: Callable[[], Any]) -> Any:
+    """Return the result of ``work`` on the meta device, or for real where timm before 1.0.20 needs values."""
+    try:
+        with torch.device("meta"):
+            return work()
+    except Exception:  # whatever a timm model raises
+        return work()
 
 
 def choose(counted: list[dict[str, Any]]) -> list[str]:
@@ -198,18 +208,21 @@ def small_size(name: str) -> tuple[dict[str, Any], tuple[int, int]]:
     for side in SIZES:
         kwargs = {"num_classes": 10, **size_arguments(name, side)}
         try:
-            with torch.device("meta"):
-                build_masked(name, kwargs).eval()(torch.empty(2, 3, side, side))
+            without_values(partial(forward_zeros, name, kwargs, side))
             return kwargs, (side, side)
         except Exception:  # whatever a timm model raises when it does not take a size
             continue
     return {"num_classes": 10}, own
 
 
+def forward_zeros(name: str, kwargs: dict[str, Any], side: int) -> None:
+    """Run an architecture on two black images."""
+    build_masked(name, kwargs).eval()(torch.zeros(2, 3, side, side))
+
+
 def build_size(name: str, kwargs: dict[str, Any]) -> tuple[int, int]:
     """Return the image size (height, width) of timm's own configuration."""
-    with torch.device("meta"):
-        height, width = build_masked(name, kwargs).pretrained_cfg["input_size"][1:]  # type: ignore[index]
+    height, width = without_values(lambda: build_masked(name, kwargs)).pretrained_cfg["input_size"][1:]
     return height, width
 
 
@@ -331,8 +344,7 @@ def save_and_load(popup: EdgePopup) -> tuple[Ticket, list[str]]:
 def has_features(name: str, kwargs: dict[str, Any]) -> bool:
     """Say whether timm itself builds the architecture with features_only=True."""
     try:
-        with torch.device("meta"):
-            timm.create_model(name, features_only=True, **kwargs)
+        without_values(lambda: timm.create_model(name, features_only=True, **kwargs))
     except Exception:  # whatever timm raises where it has no such form
         return False
     return True

@@ -63,6 +63,8 @@ def test_a_standardised_network_becomes_timms_own_class():
 @pytest.mark.parametrize("architecture", ["test_vit", "test_vit_relpos", "test_nfnet"])
 def test_onnx_computes_the_same_for_any_batch(architecture, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
+    if not timm.is_model(architecture):
+        pytest.skip(f"timm {timm.__version__} has no {architecture} yet")
     kwargs = {"img_size": 32} if "vit" in architecture else {}
     ticket = Ticket.draw(make_popup(architecture, **kwargs))
     assert export(ticket, tmp_path / "onnx", "onnx") < 1e-4
