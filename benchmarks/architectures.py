@@ -20,7 +20,6 @@ was not expected.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import re
@@ -41,6 +40,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
+from rst_hub.files import write_json
 from rst_hub.models import build_masked, size_arguments
 from rst_hub.roles import maskable_weights
 from rst_hub.ticket import digest
@@ -121,7 +121,7 @@ def main() -> int:
     chosen = options.only or choose(counted)
     tried = run(try_out, chosen, options.processes, "for real")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps({"counted": counted, "tried": tried}, indent=1) + "\n")
+    write_json(options.output, {"counted": counted, "tried": tried})
     return report(counted, tried, options.output, time.monotonic() - started)
 
 
@@ -140,10 +140,11 @@ def quiet() -> None:
 
 
 def count(name: str) -> dict[str, Any]:
-    """Build an architecture without allocating it; count its parameters and those that a mask covers."""
+    """Build an architecture, unallocated where timm allows it; count its parameters and those that a mask covers."""
     row: dict[str, Any] = {"model": name, "file": timm.model_entrypoint(name).__module__}
     try:
         model = without_values(lambda: build_masked(name, {}))
+        row["on_meta"] = all(parameter.is_meta for parameter in model.parameters())
         row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
         row["masked"] = sum(weight.parameter.numel() for weight in maskable_weights(model))
         row["classes"] = model.num_classes
@@ -204,7 +205,6 @@ def try_out(name: str) -> dict[str, Any]:
 
 def small_size(name: str) -> tuple[dict[str, Any], tuple[int, int]]:
     """Return the timm arguments and the image size (height, width): the first of SIZES that it takes, or its own."""
-    own = build_size(name, {})
     for side in SIZES:
         kwargs = {"num_classes": 10, **size_arguments(name, side)}
         try:
@@ -212,18 +212,14 @@ def small_size(name: str) -> tuple[dict[str, Any], tuple[int, int]]:
             return kwargs, (side, side)
         except Exception:  # whatever a timm model raises when it does not take a size
             continue
-    return {"num_classes": 10}, own
+    own: Any = timm.get_pretrained_cfg(name)
+    height, width = own.input_size[1:]
+    return {"num_classes": 10}, (height, width)
 
 
 def forward_zeros(name: str, kwargs: dict[str, Any], side: int) -> None:
     """Run an architecture on two black images."""
     build_masked(name, kwargs).eval()(torch.zeros(2, 3, side, side))
-
-
-def build_size(name: str, kwargs: dict[str, Any]) -> tuple[int, int]:
-    """Return the image size (height, width) of timm's own configuration."""
-    height, width = without_values(lambda: build_masked(name, kwargs)).pretrained_cfg["input_size"][1:]
-    return height, width
 
 
 class LeakyActivations(TorchFunctionMode):
@@ -404,7 +400,11 @@ def report(counted: list[dict[str, Any]], tried: list[dict[str, Any]], output: P
         parameters, masked = (sum(row[key] for row in built) for key in ("parameters", "masked"))
         low = sorted((row["masked"] / row["parameters"], row["model"]) for row in built)
         print("lowest shares masked: " + ", ".join(f"{name} {share:.1%}" for share, name in low[:5]))
-        print(f"{len(built)} of {len(counted)} registered names built on the meta device without an exception")
+        allocated = [row["model"] for row in built if not row["on_meta"]]
+        if allocated:
+            print(f"built for real, because this timm needs values: {', '.join(allocated)}")
+        on_meta = len(built) - len(allocated)
+        print(f"{on_meta} of {len(counted)} registered names built on the meta device without an exception")
         print(f"{masked:,} of {parameters:,} parameters can be masked: {masked / parameters:.2%}")
     clean = [row for row in tried if not row["faults"]]
     files, tensors = {row["file"] for row in tried}, sum(row.get("tensors", 0) for row in tried)

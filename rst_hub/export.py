@@ -84,10 +84,6 @@ def _safetensors(ticket: Ticket, beside: Path, x: torch.Tensor) -> torch.Tensor:
 
 def _onnx(ticket: Ticket, beside: Path, x: torch.Tensor) -> torch.Tensor | None:
     """Write model.onnx and config.json; return its outputs, or None where onnxruntime is not installed."""
-    try:
-        import onnx as onnx  # torch says so in several ways, or not at all, when it is missing
-    except ImportError as error:
-        raise SettingsError(f"ONNX needs more packages ({error}): pip install onnx onnxscript onnxruntime") from error
     model: Any = ticket.model()
     for module in model.modules():
         if hasattr(module, "fused_attn"):
@@ -101,6 +97,8 @@ def _onnx(ticket: Ticket, beside: Path, x: torch.Tensor) -> torch.Tensor | None:
     reasons = []
     for way in ways:
         try:
+            import onnx as onnx  # torch says so in several ways, or not at all, when it is missing
+
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # notes on traced constants
                 torch.onnx.export(model, (x,), str(path), input_names=["input"], output_names=["output"], **way)

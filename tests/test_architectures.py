@@ -90,6 +90,7 @@ def test_the_larger_ones():
 def test_every_registered_name_is_counted_or_has_its_error():
     row = architectures.count("vit_tiny_patch16_224")
     assert (row["parameters"], row["classes"]) == (5_717_416, 1000)
+    assert row["on_meta"] == (tuple(map(int, timm.__version__.split(".")[:3])) >= (1, 0, 20))
     biases_and_norms = 192 + 12 * (192 + 192 + 576 + 192 + 192 + 192 + 768 + 192) + 192 + 192 + 1000
     assert row["masked"] == row["parameters"] - 192 - 197 * 192 - biases_and_norms  # a token, a table of positions
     chosen = architectures.choose([row, {**row, "model": "larger", "parameters": 10**9}])
