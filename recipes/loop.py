@@ -12,6 +12,7 @@ from typing import Any
 
 import accelerate
 import torch
+from accelerate.utils import gather_object
 from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, write_checkpoint, write_metrics
 from settings import RunSettings
 from torch import nn
@@ -21,8 +22,9 @@ from tqdm import tqdm
 from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, pgd
 from rst_hub.data import Images, evaluation_batches, training_batches
 from rst_hub.errors import ArchitectureError, RstHubError, SettingsError
-from rst_hub.evaluate import evaluating, outcomes
+from rst_hub.evaluate import evaluate, evaluating, join, percent
 from rst_hub.models import PixelModel
+from rst_hub.suite import NamedAttack
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Att
         return functools.partial(fgsm_rs, threat_model=threat_model, step_size=step_size, generator=generator)
     step_size = 2 / 255 if step_size is None else step_size
     return functools.partial(
-        pgd, threat_model=threat_model, steps=settings.steps, step_size=step_size, generator=generator
+        pgd, threat_model=threat_model, steps=settings.steps, step_size=step_size, keep="last", generator=generator
     )
 
 
@@ -99,7 +101,7 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
     optimizer = make_optimizer(settings, learner.learned)
     _try_forward(run, learner.model)
     saved = read_checkpoint(run)
-    make_folder(run)
+    make_folder(accelerator, run.output, run.recipe, settings)
     metrics: list[dict[str, Any]] = []
     best: dict[str, torch.Tensor] = {}
     if saved is not None:
@@ -153,22 +155,18 @@ def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, 
     """
     accelerator, settings = run.accelerator, run.settings
     torch.backends.cudnn.allow_tf32 = False  # cuDNN would take 10 bits of mantissa for float32 otherwise
-    network = PixelModel(model)
     threat_model = ThreatModel("Linf", settings.eps / 255)
-    total = torch.zeros(3, dtype=torch.long, device=accelerator.device)
-    batches = evaluation_batches(images, settings.eval_batch_size, image_size=run.image_size, shard=run.shard)
+    pgd20 = {"steps": EVAL_STEPS, "step_size": EVAL_STEP_SIZE / 255}
+    attacks = {"clean": None, "pgd20": NamedAttack("pgd20", pgd, threat_model, pgd20)}
     rounds = math.ceil(math.ceil(len(images) / settings.eval_batch_size) / accelerator.num_processes)
-    for number, x, y in tqdm(batches, f"PGD-20, {name}", rounds, leave=False, disable=not accelerator.is_main_process):
-        batch = (_to_device(run, x), y.to(accelerator.device))
-        generator = torch.Generator(accelerator.device).manual_seed(settings.seed % 2**32 * 1_000_003 + number)
-        attack = functools.partial(
-            pgd, threat_model=threat_model, steps=EVAL_STEPS, step_size=EVAL_STEP_SIZE / 255, generator=generator
-        )
-        clean = outcomes(network, [batch])
-        robust = outcomes(network, [batch], attack)
-        total += torch.tensor([int(clean.sum()), int(robust.sum()), len(y)], device=accelerator.device)
-    right, robust_right, samples = accelerator.reduce(total).tolist()
-    return {"clean": 100 * right / samples, "pgd20": 100 * robust_right / samples, "samples": samples}
+    found: dict[str, Any] = {"samples": len(images)}
+    for key, attack in attacks.items():
+        batches = evaluation_batches(images, settings.eval_batch_size, image_size=run.image_size, shard=run.shard)
+        placed = ((number, _to_device(run, x), y.to(accelerator.device)) for number, x, y in batches)
+        bar = f"{key}, {name}" if accelerator.is_main_process else None
+        parts = evaluate(PixelModel(model), placed, attack, seed=settings.seed, progress=bar, total=rounds)
+        found[key] = percent(join(gather_object(parts)).correct)
+    return found
 
 
 def _epoch(

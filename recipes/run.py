@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import accelerate
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
-from settings import RunSettings
+from settings import MeasureSettings, RunSettings
 from tqdm import tqdm
 
 import rst_hub
@@ -71,7 +71,7 @@ def start(recipe: str, settings: RunSettings) -> Run:
     if settings.batch_size % share:
         raise SettingsError(f"--batch-size {settings.batch_size} is no multiple of {share} (processes x steps)")
     output = Path(settings.output or _default_output(recipe, settings))
-    _check_output(output, recipe, settings, accelerator.mixed_precision)
+    check_output(output, recipe, settings, accelerator.mixed_precision, free=_FREE_ON_RESUME)
     with accelerator.main_process_first():  # the first reader fills the cache for the others
         columns = {"image_column": settings.image_column, "label_column": settings.label_column}
         bar = accelerator.is_main_process
@@ -100,21 +100,20 @@ def start(recipe: str, settings: RunSettings) -> Run:
     return run
 
 
-def make_folder(run: Run) -> None:
-    """Make the run's folder with its settings.json, on the main process; leave one that is resumed as it is.
+def make_folder(accelerator: Accelerator, output: Path, recipe: str, settings: RunSettings | MeasureSettings) -> None:
+    """Make a run's folder with its settings.json, on the main process; leave one that is resumed as it is.
 
     Raises:
         SettingsError: it cannot be written.
     """
-    run.accelerator.wait_for_everyone()
-    if not run.accelerator.is_main_process or (run.output / "settings.json").exists():
-        return
-    begun = {"recipe": run.recipe, "precision": run.accelerator.mixed_precision}
-    try:
-        run.output.mkdir(parents=True, exist_ok=True)
-        write_json(run.output / "settings.json", {**begun, "settings": dataclasses.asdict(run.settings)})
-    except OSError as error:
-        raise SettingsError(f"{run.output} cannot be written ({error}): choose another --output") from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not (output / "settings.json").exists():
+        begun = {"recipe": recipe, "precision": accelerator.mixed_precision}
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            write_json(output / "settings.json", {**begun, "settings": dataclasses.asdict(settings)})
+        except OSError as error:
+            raise SettingsError(f"{output} cannot be written ({error}): choose another --output") from error
 
 
 def read_checkpoint(run: Run) -> dict[str, Any] | None:
@@ -179,21 +178,27 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
                 "steps": EVAL_STEPS,
                 "step_size_over_255": EVAL_STEP_SIZE,
                 "restarts": 1,
+                "keep": "best",
                 "seed": settings.seed,
             },
         },
         "heldout": {key: metrics[best][key] for key in ("clean", "pgd20", "samples")},
         "precision": run.accelerator.mixed_precision,
         "processes": sorted({record["processes"] for record in metrics}),
-        "device": _device_name(run.accelerator.device),
+        "device": device_name(run.accelerator.device),
         "seconds": round(sum(record["seconds"] for record in metrics), 1),
-        "versions": {
-            "rst_hub": rst_hub.__version__,
-            "torch": torch.__version__,
-            "timm": TIMM_VERSION,
-            "accelerate": accelerate.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {
+        "rst_hub": rst_hub.__version__,
+        "torch": torch.__version__,
+        "timm": TIMM_VERSION,
+        "accelerate": accelerate.__version__,
+        "python": platform.python_version(),
     }
 
 
@@ -204,8 +209,13 @@ def _default_output(recipe: str, settings: RunSettings) -> str:
     return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
 
 
-def _check_output(output: Path, recipe: str, settings: RunSettings, precision: str) -> None:
-    """Raise SettingsError unless the folder is new, or holds the same run and is to be resumed."""
+def check_output(
+    output: Path, recipe: str, settings: RunSettings | MeasureSettings, precision: str, *, free: Sequence[str]
+) -> None:
+    """Raise SettingsError unless the folder is new, or holds the same run and is to be resumed.
+
+    ``free`` names the settings that may differ then.
+    """
     above = next(parent for parent in (output, *output.resolve().parents) if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise SettingsError(
@@ -225,7 +235,7 @@ def _check_output(output: Path, recipe: str, settings: RunSettings, precision: s
     if not settings.resume:
         raise SettingsError(f"{output} already holds a run: add --resume to continue it, or choose another --output")
     now = {**json.loads(json.dumps(dataclasses.asdict(settings))), "mixed_precision": precision}
-    changed = [key for key in now if now[key] != before.get(key) and key not in _FREE_ON_RESUME]
+    changed = [key for key in now if now[key] != before.get(key) and key not in free]
     if changed:
         shown = ", ".join(f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in changed)
         raise SettingsError(f"{output} was begun with other settings ({shown}): give those, or another --output")
@@ -239,7 +249,8 @@ def _common_size(train: Images, test: Images) -> int:
     return next(iter(sizes))[0]
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return what computes, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Settings of search.py and train.py: one frozen dataclass each, made from a preset, a TOML file and the command line.
+"""Settings of the recipes: one frozen dataclass each, made from a preset, a TOML file and the command line.
 
 Later ones win: the defaults (the paper's, for CIFAR), the preset, ``--config file.toml``, the command line. The names
 are the same everywhere, with ``-`` for ``_`` on the command line.
@@ -6,6 +6,7 @@ are the same everywhere, with ``-`` for ``_`` on the command line.
 
 import argparse
 import dataclasses
+import math
 import sys
 import types
 import typing
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from rst_hub.attacks import NORMS
 from rst_hub.data import AUGMENTATIONS
 from rst_hub.errors import SettingsError, nearest
 from rst_hub.masking import PATTERNS, check_remaining_ratio
+from rst_hub.suite import NAMES
 from rst_hub.weights import DISTRIBUTIONS
 
 if sys.version_info >= (3, 11):
@@ -110,7 +113,43 @@ class TrainSettings(RunSettings):
     attack: str = _setting("pgd", "attack to train against; none: natural training", ("none", "pgd", "fgsm", "fgsm-rs"))
 
 
-Settings = TypeVar("Settings", bound=RunSettings)
+@dataclass(frozen=True)
+class MeasureSettings:
+    """What benchmark.py and transfer.py have in common."""
+
+    dataset: str | None = _setting(None, "'digits', a folder, or a name on the Hub; default: the ticket's own")
+    image_column: str | None = _setting(None, "image column, where the data set has several")
+    label_column: str | None = _setting(None, "label column, where the data set has several")
+    samples: int | None = _setting(None, "test images, chosen at random, the same each time; default: all")
+    norm: str = _setting("Linf", "norm of the budget", NORMS)
+    batch_size: int = _setting(100, "images a batch")
+    seed: int = _setting(0, "of the attacks")
+    output: str | None = _setting(None, "folder of the result; default: runs/<recipe>-<what>-<data set>-...")
+    resume: bool = _setting(False, "continue in --output; attacks and budgets may be added")
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings(MeasureSettings):
+    """Settings of benchmark.py."""
+
+    ticket: str = _setting("", "ticket folder or org/name on the Hub; or a dense model's folder, or its name in timm")
+    name: str | None = _setting(None, "one of several tickets; without it they are measured as one R2S")
+    attacks: str = _setting("pgd20,cw_linf,square1000", "names, with commas between: " + ", ".join(NAMES))
+    eps: str = _setting("8", "budgets in pixels over 255, with commas between")
+    flag_samples: int = _setting(200, "images of those to raise the honesty flags on, at the first eps; 0: no flags")
+
+
+@dataclass(frozen=True)
+class TransferSettings(MeasureSettings):
+    """Settings of transfer.py."""
+
+    tickets: str = _setting("", "what benchmark.py takes as --ticket, with commas between; a folder gives all of its")
+    attack: str = _setting("pgd20", "what to craft the examples with")
+    eps: float = _setting(8.0, "budget in pixels over 255")
+    paper_protocol: bool = _setting(False, "measure again with each sample stopped once it fools the network it is for")
+
+
+Settings = TypeVar("Settings", bound=RunSettings | MeasureSettings)
 
 
 def parse(kind: type[Settings], arguments: list[str], description: str) -> Settings:
@@ -122,6 +161,10 @@ def parse(kind: type[Settings], arguments: list[str], description: str) -> Setti
     given = vars(_command_line(kind, description, arguments))
     config, preset = given.pop("config", None), given.pop("preset", None)
     from_file = _read_toml(config, kind) if config else {}
+    if issubclass(kind, MeasureSettings):
+        measured = kind(**{**from_file, **given})
+        _check_measure(measured)
+        return measured
     preset_in_file = from_file.pop("preset", None)
     preset = preset or preset_in_file
     if preset is None:
@@ -171,12 +214,44 @@ def check(settings: RunSettings) -> None:
             raise SettingsError(message)
 
 
+def _check_measure(settings: MeasureSettings) -> None:
+    """Raise SettingsError for a value out of range, or something to measure that is not given."""
+    for name in ("samples", "batch_size"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise SettingsError(f"--{_dashed(name)} {value}: give a number above 0")
+    for name in ("seed", "flag_samples"):
+        if not 0 <= getattr(settings, name, 0) < 2**64:
+            raise SettingsError(f"--{_dashed(name)} {getattr(settings, name)}: give a whole number from 0 on")
+    for name in ("ticket", "tickets", "attacks", "attack"):
+        value = getattr(settings, name, "given")
+        if not value.strip() or not all(part.strip() for part in value.split(",")):
+            raise SettingsError(f"--{_dashed(name)} {value!r}: give a name, or several with commas between")
+
+
+def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
+    """Return the budgets in pixels over 255.
+
+    Raises:
+        SettingsError: one is no number, or out of range.
+    """
+    words = str(settings.eps).split(",")
+    highest = 255 if settings.norm == "Linf" else math.inf
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = [-1.0]
+    if not all(0 <= value <= highest and math.isfinite(value) for value in values):
+        raise SettingsError(f"--eps {settings.eps}: give budgets in pixels over 255, for Linf at most 255")
+    return values
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"command line: {message}")
 
 
-def _command_line(kind: type[RunSettings], description: str, arguments: list[str]) -> argparse.Namespace:
+def _command_line(kind: type[Any], description: str, arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -184,7 +259,8 @@ def _command_line(kind: type[RunSettings], description: str, arguments: list[str
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--config", help="TOML file of settings, by the names below")
-    parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
+    if issubclass(kind, RunSettings):
+        parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
     for f in dataclasses.fields(kind):
         shown = "" if f.default is None else f" ({f.default})"
         options: dict[str, Any] = {"help": f.metadata["help"] + shown, "dest": f.name}
@@ -200,14 +276,14 @@ def _command_line(kind: type[RunSettings], description: str, arguments: list[str
     return known
 
 
-def _read_toml(path: str, kind: type[RunSettings]) -> dict[str, Any]:
+def _read_toml(path: str, kind: type[Any]) -> dict[str, Any]:
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for name, value in values.items():
-        if name == "preset":
+        if name == "preset" and issubclass(kind, RunSettings):
             continue
         if name not in fields:
             raise SettingsError(f"{path}: {name!r} is not known. {nearest(name, fields)}")
@@ -220,7 +296,7 @@ def _read_toml(path: str, kind: type[RunSettings]) -> dict[str, Any]:
     return values
 
 
-def _type_of(kind: type[RunSettings], name: str) -> type:
+def _type_of(kind: type[Any], name: str) -> type:
     hint = typing.get_type_hints(kind)[name]
     if isinstance(hint, types.UnionType):
         hint = next(option for option in typing.get_args(hint) if option is not type(None))

@@ -1,10 +1,13 @@
 """rst-hub: robust scratch tickets, subnetworks of random networks, as timm models."""
 
 from . import entrypoint as entrypoint  # registers ``rst`` with timm
-from .attacks import ThreatModel, fgsm, fgsm_rs, pgd
+from .attacks import ThreatModel, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
+from .autoattack import autoattack
+from .blackbox import bandits, square
 from .errors import RstHubError
-from .evaluate import clean_accuracy, robust_accuracy
-from .hub import from_pretrained
+from .evaluate import clean_accuracy, robust_accuracy, transfer_matrix
+from .flags import honesty_flags
+from .hub import from_pretrained, robustbench_model
 from .masking import EdgePopup
 from .models import PixelModel, create_model
 from .ticket import Ticket
@@ -18,11 +21,19 @@ __all__ = [
     "RstHubError",
     "ThreatModel",
     "Ticket",
+    "autoattack",
+    "bandits",
     "clean_accuracy",
     "create_model",
+    "cw_l2",
+    "cw_linf",
     "fgsm",
     "fgsm_rs",
     "from_pretrained",
+    "honesty_flags",
     "pgd",
     "robust_accuracy",
+    "robustbench_model",
+    "square",
+    "transfer_matrix",
 ]

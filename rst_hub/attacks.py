@@ -1,46 +1,62 @@
-"""Adversarial attacks as pure functions of (model, x, y, threat model).
+"""Gradient attacks as pure functions of (model, x, y, threat model), in pixel space.
 
 ``x`` is float32 pixels in [0, 1] of shape (N, C, H, W), ``y`` int64 labels of shape (N,); the model takes pixels, so
 normalisation is its own affair. What comes back has the shape and dtype of ``x``, stays in [0, 1] and within ``eps``
-of ``x``, and carries no gradient. Each sample is attacked on its own: the loss is a sum, never a mean. Only the input's
-gradient is computed; the model's parameters, buffers and modes are left alone, apart from what a forward in train mode
-does to batch norm.
+of ``x``, whatever precision the model computes in, and carries no gradient. Each sample is attacked on its own: losses
+are summed, never averaged over samples. Only the input's gradient is computed; the model's parameters, buffers and
+modes are left alone, apart from what a forward in train mode does to batch norm.
+
+Where a model is asked for, a list of models stands for a randomised one that draws a member for each sample. The
+attacker then knows them all: the loss is its exact expectation over the members, none of them drawn (EOT; Athalye et
+al., 2018; paper, section 6.3), and a sample is fooled when every member is.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
 
-from .errors import SettingsError
+from .errors import DataError, RstHubError, SettingsError
 
 Model = Callable[[torch.Tensor], torch.Tensor]
-Attack = Callable[[Model, torch.Tensor, torch.Tensor], torch.Tensor]
+Victim = Model | Sequence[Model]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Attack = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+NORMS = ("Linf", "L2")
 
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """What the attacker may change: a norm and its budget ``eps``, in pixels from 0 to 1 (8/255, say)."""
+    """What the attacker may change: a norm, "Linf" or "L2", and its budget ``eps`` in pixels from 0 to 1 (8/255)."""
 
     norm: str = "Linf"
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
         """Check both fields."""
-        if self.norm != "Linf":
-            raise SettingsError(f"threat model norm {self.norm!r} is not supported; give 'Linf'")
-        if isinstance(self.eps, str | bool) or not 0 <= self.eps <= 1:
-            raise SettingsError(f"threat model eps {self.eps!r}: give a budget from 0 to 1 in pixel units, as in 8/255")
+        if self.norm not in NORMS:
+            raise SettingsError(f"threat model norm {self.norm!r} is not supported; give 'Linf' or 'L2'")
+        highest = 1 if self.norm == "Linf" else math.inf
+        if isinstance(self.eps, str | bool) or not 0 <= self.eps <= highest or math.isinf(self.eps):
+            raise SettingsError(
+                f"threat model eps {self.eps!r}: give a budget from 0 to 1 (L2: or more) in pixel units, as in 8/255"
+            )
 
 
-def fgsm(model: Model, x: torch.Tensor, y: torch.Tensor, threat_model: ThreatModel) -> torch.Tensor:
+@torch.no_grad()
+def fgsm(model: Victim, x: torch.Tensor, y: torch.Tensor, threat_model: ThreatModel) -> torch.Tensor:
     """Fast gradient sign method: one step of size eps from ``x`` itself (Goodfellow et al., 2015)."""
-    return _step(model, x, x, y, threat_model.eps, threat_model.eps)
+    check_input(x, y)
+    gradient, _ = _gradient(model, x, y, cross_entropy)
+    return project(x + threat_model.eps * _direction(gradient, threat_model.norm), x, threat_model)
 
 
+@torch.no_grad()
 def fgsm_rs(
-    model: Model,
+    model: Victim,
     x: torch.Tensor,
     y: torch.Tensor,
     threat_model: ThreatModel,
@@ -49,86 +65,309 @@ def fgsm_rs(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """FGSM from a random start, one step of size 1.25 eps unless given (Wong et al., 2020; paper, section 4.1)."""
+    check_input(x, y)
     step_size = 1.25 * threat_model.eps if step_size is None else step_size
-    return _step(model, _random_start(x, threat_model.eps, generator), x, y, threat_model.eps, step_size)
+    start = random_start(x, threat_model, generator)
+    gradient, _ = _gradient(model, start, y, cross_entropy)
+    return project(start + step_size * _direction(gradient, threat_model.norm), x, threat_model)
 
 
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of each sample, (N,)."""
+    return functional.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return by how much the best wrong logit exceeds the right one, (N,): above 0 where the model is fooled."""
+    right = y.unsqueeze(1)
+    return logits.scatter(1, right, -math.inf).amax(1) - logits.gather(1, right).squeeze(1)
+
+
+@torch.no_grad()
 def pgd(
-    model: Model,
+    model: Victim,
     x: torch.Tensor,
     y: torch.Tensor,
     threat_model: ThreatModel,
     *,
     steps: int = 20,
-    step_size: float = 2 / 255,
+    step_size: float | None = None,
     restarts: int = 1,
     random_start: bool = True,
+    keep: Literal["best", "last", "first"] = "best",
+    loss: Loss = cross_entropy,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Projected gradient descent on the cross-entropy (Madry et al., 2018; paper, equation 2).
+    """Projected gradient descent (Madry et al., 2018; paper, equation 2).
 
     Args:
-        model: pixels to logits of shape (N, classes).
+        model: pixels to logits of shape (N, classes), or a list of members.
         x: pixels in [0, 1], float32, (N, C, H, W).
         y: labels, int64, (N,).
         threat_model: norm and budget.
-        steps: gradient steps.
-        step_size: in pixels from 0 to 1.
-        restarts: how often to start anew; each sample keeps the restart that fools the model, or else the one of
-            the highest loss.
+        steps: gradient steps: of the gradient's sign for Linf, of its direction for L2.
+        step_size: in pixels from 0 to 1; a quarter of eps when None, which is the paper's 2/255 at 8/255.
+        restarts: how often to start anew; with ``keep="best"`` only.
         random_start: start uniformly in the eps-ball instead of at ``x``.
+        keep: which iterate of a sample to return. "best": one that fools the model, or else the one of the highest
+            loss, the start and the last included (one forward more). "last": as in training. "first": each sample
+            stops where it first fools the model, as in the paper's own evaluation code.
+        loss: of (logits, y), each sample's, to climb: :func:`cross_entropy` or :func:`margin`.
         generator: of the random starts, on the device of ``x``.
 
     Raises:
-        SettingsError: steps or restarts below 1, a negative step size, or several restarts of the same start.
+        SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep``, or several restarts of the
+            same start or without ``keep="best"``.
+        DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
+        RstHubError: the model's logits are not finite.
     """
-    if steps < 1 or restarts < 1 or step_size < 0:
-        raise SettingsError(
-            f"pgd with steps={steps}, restarts={restarts}, step_size={step_size}: give at least 1, 1 and 0"
-        )
-    if restarts > 1 and not random_start:
-        raise SettingsError(f"pgd with restarts={restarts} from the same start gives the same answer: set random_start")
-    best, best_rank = x, None
+    step_size = threat_model.eps / 4 if step_size is None else step_size
+    _check_pgd(steps, restarts, step_size, random_start, keep)
+    check_input(x, y)
+    best = _Best(x, y, loss)
     for _ in range(restarts):
-        adversarial = _random_start(x, threat_model.eps, generator) if random_start else x
+        adversarial = _start(x, threat_model, random_start, generator)
         for _ in range(steps):
-            adversarial = _step(model, adversarial, x, y, threat_model.eps, step_size)
-        if restarts == 1:
+            gradient, outputs = _gradient(model, adversarial, y, loss)
+            stepped = project(adversarial + step_size * _direction(gradient, threat_model.norm), x, threat_model)
+            if keep == "best":
+                best.offer(adversarial, outputs)
+            if keep == "first":
+                stepped = torch.where(per_sample(fooled(outputs, y), x), adversarial, stepped)
+            adversarial = stepped
+        if keep != "best":
             return adversarial
-        rank = _damage(model, adversarial, y)
-        if best_rank is None:
-            best, best_rank = adversarial, rank
-        else:
-            worse = rank > best_rank
-            best = torch.where(worse.view(-1, *[1] * (x.ndim - 1)), adversarial, best)
-            best_rank = torch.maximum(rank, best_rank)
-    return best
+        best.offer(adversarial, logits_of(model, adversarial))
+    return best.found
 
 
-def _step(
-    model: Model, start: torch.Tensor, x: torch.Tensor, y: torch.Tensor, eps: float, step_size: float
+def cw_linf(
+    model: Victim,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    threat_model: ThreatModel,
+    *,
+    steps: int = 100,
+    step_size: float | None = None,
+    restarts: int = 1,
+    random_start: bool = True,
+    keep: Literal["best", "last", "first"] = "best",
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Take one signed gradient step from ``start``, projected to the eps-ball of ``x`` and to [0, 1]."""
-    with torch.enable_grad():
-        start = start.detach().requires_grad_()
-        loss = functional.cross_entropy(model(start).float(), y, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, start)
-    stepped = start.detach() + step_size * gradient.sign()
-    return _project(stepped, x, eps)
+    """PGD on the margin between the best wrong logit and the right one: "CW-Inf", as it is usually understood.
 
-
-def _random_start(x: torch.Tensor, eps: float, generator: torch.Generator | None) -> torch.Tensor:
-    noise = torch.empty(x.shape, dtype=x.dtype, device=x.device).uniform_(-eps, eps, generator=generator)
-    return _project(x + noise, x, eps)
-
-
-def _project(adversarial: torch.Tensor, x: torch.Tensor, eps: float) -> torch.Tensor:
-    return torch.minimum(torch.maximum(adversarial, x - eps), x + eps).clamp_(0, 1)
+    Carlini and Wagner (2017) give a loss (f6) and an L-infinity attack of their own; the paper (appendix B) names only
+    iterations and a constant. As many projected steps on that loss are an interpretation of it. Arguments and errors
+    are those of :func:`pgd`.
+    """
+    return pgd(
+        model,
+        x,
+        y,
+        threat_model,
+        steps=steps,
+        step_size=step_size,
+        restarts=restarts,
+        random_start=random_start,
+        keep=keep,
+        loss=margin,
+        generator=generator,
+    )
 
 
 @torch.no_grad()
-def _damage(model: Model, adversarial: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Rank an outcome: any success above any failure, then by the loss (which is finite in float64)."""
-    logits = model(adversarial).double()
-    loss = functional.cross_entropy(logits, y, reduction="none")
-    return torch.where(logits.argmax(1) != y, loss + 1e6, loss)
+def cw_l2(
+    model: Victim,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    search_steps: int = 1,
+    steps: int = 100,
+    initial_const: float = 0.1,
+    learning_rate: float = 0.01,
+    confidence: float = 0.0,
+) -> torch.Tensor:
+    """Carlini and Wagner's L2 attack (2017), with the paper's settings (appendix B): the least distortion that fools.
+
+    Adam, in the space of arctanh, lowers the squared L2 distance plus c times the margin that is left. There is no
+    budget: what the attack cannot fool comes back as ``x`` itself, and ``adversarial - x`` is the distortion to report.
+    With one search step the result hangs on c: at 0.1 it says little about a model that one at 1 breaks entirely.
+
+    Args:
+        model: pixels to logits of shape (N, classes), or a list of members.
+        x: pixels in [0, 1], float32, (N, C, H, W).
+        y: labels, int64, (N,).
+        search_steps: values of c tried for each sample, from ``initial_const`` on by tenfold increase or bisection.
+        steps: of Adam, for each c; none is left out early, because that would depend on the other samples.
+        initial_const: the first c.
+        learning_rate: of Adam.
+        confidence: by how much the margin must be exceeded.
+
+    Raises:
+        SettingsError: a setting is out of range.
+        DataError, RstHubError: as for :func:`pgd`.
+    """
+    if min(search_steps, steps) < 1 or min(initial_const, learning_rate) <= 0 or confidence < 0:
+        raise SettingsError(
+            f"cw_l2 with search_steps={search_steps}, steps={steps}, initial_const={initial_const}, "
+            f"learning_rate={learning_rate}, confidence={confidence}: give at least 1, 1, above 0, above 0, at least 0"
+        )
+    check_input(x, y)
+    inside = torch.atanh((2 * x - 1) * 0.999999)  # black and white would be infinitely far away
+    origin = _from_tanh_space(inside)
+    found, shortest = x.clone(), x.new_full((len(x),), math.inf)
+    const, low, high = (x.new_full((len(x),), value) for value in (initial_const, 0.0, math.inf))
+    for _ in range(search_steps):
+        shift = torch.zeros_like(x, requires_grad=True)
+        optimizer = torch.optim.Adam([shift], lr=learning_rate)
+        succeeded = torch.zeros_like(y, dtype=torch.bool)
+        for _ in range(steps):
+            with torch.enable_grad():
+                adversarial = _from_tanh_space(inside + shift)
+                outputs = logits_of(model, adversarial)
+                left = torch.stack([(confidence - margin(logits, y)).clamp(min=0) for logits in outputs]).mean(0)
+                distance = (adversarial - origin).square().flatten(1).sum(1)
+                (shift.grad,) = torch.autograd.grad((const * left + distance).sum(), shift)
+            adversarial = adversarial.detach()
+            success = torch.stack([margin(logits.detach(), y) > confidence for logits in outputs]).all(0)
+            length = norm_of(adversarial - x, "L2").float()
+            shorter = success & (length < shortest)
+            found = torch.where(per_sample(shorter, x), adversarial, found)
+            shortest = torch.where(shorter, length, shortest)
+            succeeded |= success
+            optimizer.step()
+        high = torch.where(succeeded, const, high)
+        low = torch.where(succeeded, low, const)
+        const = torch.where(high.isinf(), const * 10, (low + high) / 2)
+    return found
+
+
+# What these and the black-box attacks share
+
+
+def check_input(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise DataError unless ``x`` is float32 with a batch dimension and ``y`` holds one int64 label a sample.
+
+    The budget is kept in float32: pixels and perturbation in bfloat16 would break it by half a pixel level.
+    """
+    if x.dtype != torch.float32 or x.ndim < 2:
+        raise DataError(f"pixels of {x.dtype} and shape {tuple(x.shape)}: give float32 of shape (N, C, H, W)")
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise DataError(
+            f"labels of {y.dtype} and shape {tuple(y.shape)} for {len(x)} samples: give int64 of shape (N,)"
+        )
+
+
+def logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
+    """Return each member's logits (N, classes), at least float32; those of the one model if it is no list."""
+    members: Sequence[Any] = model if isinstance(model, list | tuple) else [model]
+    if not members:
+        raise SettingsError("there is no model to attack in an empty list: give one or more")
+    return [_at_least_float32(member(x)) for member in members]
+
+
+def fooled(outputs: Sequence[torch.Tensor], y: torch.Tensor) -> torch.Tensor:
+    """Return a bool for each sample: does every member say something else than ``y``."""
+    return torch.stack([logits.argmax(1) != y for logits in outputs]).all(0)
+
+
+def project(adversarial: torch.Tensor, x: torch.Tensor, threat_model: ThreatModel) -> torch.Tensor:
+    """Return the nearest pixels in the eps-ball around ``x``, clipped to [0, 1]."""
+    if threat_model.norm == "Linf":
+        inside = torch.minimum(torch.maximum(adversarial, x - threat_model.eps), x + threat_model.eps)
+    else:
+        delta = adversarial - x
+        shrink = (threat_model.eps / norm_of(delta, "L2").clamp(min=1e-300)).clamp(max=1)
+        inside = x + (delta.double() * per_sample(shrink, x)).float()
+    return inside.clamp_(0, 1)  # never farther from x, which is in [0, 1] itself
+
+
+def random_start(x: torch.Tensor, threat_model: ThreatModel, generator: torch.Generator | None) -> torch.Tensor:
+    """Return a point drawn uniformly from the eps-ball around ``x``, clipped to [0, 1]."""
+    noise = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if threat_model.norm == "Linf":
+        noise.uniform_(-threat_model.eps, threat_model.eps, generator=generator)
+    else:
+        noise.normal_(generator=generator)
+        radius = torch.rand(len(x), device=x.device, generator=generator) ** (1 / max(1, x[0].numel() if len(x) else 1))
+        noise *= per_sample(threat_model.eps * radius / norm_of(noise, "L2").float(), x)
+    return project(x + noise, x, threat_model)
+
+
+def norm_of(delta: torch.Tensor, norm: str) -> torch.Tensor:
+    """Return each sample's "Linf" or "L2" norm, float64 of shape (N,)."""
+    flat = delta.double().flatten(1)
+    return flat.abs().amax(1) if norm == "Linf" else flat.norm(dim=1)
+
+
+def per_sample(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return ``values`` (N,) with as many dimensions as ``x``, to broadcast over its pixels."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+class _Best:
+    """The iterate of each sample that did the most damage so far."""
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, loss: Loss) -> None:
+        self.found, self._y, self._loss = x, y, loss
+        self._damage = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+
+    def offer(self, adversarial: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
+        """Keep ``adversarial`` where it fools more members than what was found, or as many at a higher loss."""
+        damage = torch.zeros_like(self._damage)
+        for logits in outputs:
+            logits = logits.detach().double()  # the loss is finite in float64
+            damage += 1e6 * (logits.argmax(1) != self._y) + self._loss(logits, self._y)
+        if not bool(damage.isfinite().all()):
+            raise RstHubError(
+                "the model's logits are not finite under attack: its precision is too low, or it diverged"
+            )
+        more = damage > self._damage
+        self.found = torch.where(per_sample(more, adversarial), adversarial, self.found)
+        self._damage = torch.where(more, damage, self._damage)
+
+
+def _gradient(model: Victim, at: torch.Tensor, y: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the gradient, at ``at``, of the loss averaged over members and summed over samples; and the logits."""
+    with torch.enable_grad():
+        leaf = at.detach().requires_grad_()
+        outputs = logits_of(model, leaf)
+        total = torch.stack([loss(logits, y).sum() for logits in outputs]).mean()
+        (gradient,) = torch.autograd.grad(total, leaf)
+    return gradient, [logits.detach() for logits in outputs]
+
+
+def _direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
+    """Return the steepest step of size 1: signs for Linf, the unit vector for L2; 0 where there is no gradient."""
+    if norm == "Linf":
+        return gradient.sign()
+    length = norm_of(gradient, "L2")  # in float64, where the square of a tiny gradient is not 0
+    return (gradient.double() / per_sample(length.clamp(min=1e-300), gradient)).float()
+
+
+def _start(
+    x: torch.Tensor, threat_model: ThreatModel, at_random: bool, generator: torch.Generator | None
+) -> torch.Tensor:
+    return random_start(x, threat_model, generator) if at_random else x
+
+
+def _check_pgd(steps: int, restarts: int, step_size: float, random_start: bool, keep: str) -> None:
+    if steps < 1 or restarts < 1 or not 0 <= step_size < math.inf:
+        raise SettingsError(
+            f"pgd with steps={steps}, restarts={restarts}, step_size={step_size}: give at least 1, 1 and 0"
+        )
+    if keep not in ("best", "last", "first"):
+        raise SettingsError(f"pgd with keep={keep!r}: give 'best', 'last' or 'first'")
+    if restarts > 1 and (not random_start or keep != "best"):
+        raise SettingsError(
+            f"pgd with restarts={restarts}, random_start={random_start}, keep={keep!r}: several restarts need random "
+            "starts and keep='best'"
+        )
+
+
+def _from_tanh_space(inside: torch.Tensor) -> torch.Tensor:
+    return (torch.tanh(inside) + 1) / 2
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

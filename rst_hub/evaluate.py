@@ -1,22 +1,70 @@
-"""Clean and robust accuracy, from per-sample outcomes."""
+"""Clean and robust accuracy, from what an attack makes of each sample.
 
-from collections.abc import Iterable, Iterator
+A model is evaluated in eval mode and every one of its modules put back as it was. A list of models stands for a
+randomised one, as in :mod:`rst_hub.attacks`: its accuracy is the exact expectation over the members, never a draw.
+Batches are numbered and each has random numbers of its own, so that neither the number of processes nor an interruption
+changes an answer.
+"""
+
+import dataclasses
+import functools
+import inspect
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
-from .attacks import Attack
-from .errors import DataError, RstHubError
+from .attacks import Attack, Model, Victim, check_input, logits_of, norm_of
+from .errors import DataError, RstHubError, SettingsError
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
+NumberedBatches = Iterable[tuple[int, torch.Tensor, torch.Tensor]]
+SeededAttack = Callable[[Victim, torch.Tensor, torch.Tensor, torch.Generator, torch.Tensor], torch.Tensor]
+"""(model, x, y, generator, queries) to adversarial pixels; a black-box attack fills ``queries``, int64 (N,)."""
 
 
-def clean_accuracy(model: nn.Module, batches: Batches) -> float:
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What one attack made of one batch, a value a sample: the line of a journal.
+
+    ``correct`` is 1 where the model is right after the attack and 0 where it is fooled; of a randomised model the share
+    of members that are right. ``linf`` and ``l2`` are the sizes of the perturbation on pixels from 0 to 1, ``queries``
+    what a black-box attack asked.
+    """
+
+    batch: int
+    correct: list[float]
+    linf: list[float]
+    l2: list[float]
+    queries: list[int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The same of all N samples, in the data's order: float64 tensors (N,) on the CPU, and int64 for ``queries``."""
+
+    correct: torch.Tensor
+    linf: torch.Tensor
+    l2: torch.Tensor
+    queries: torch.Tensor
+    seconds: float
+
+
+def clean_accuracy(model: Victim, batches: Batches) -> float:
     """Return the share of samples that ``model`` classifies correctly, in percent.
 
     Args:
-        model: pixels in [0, 1] to logits; evaluated in eval mode and put back module by module.
+        model: pixels in [0, 1] to logits; evaluated in eval mode and put back module by module. Or a list of members.
         batches: (pixels float32 (N, C, H, W) in [0, 1], labels int64 (N,)), on the model's device.
 
     Raises:
@@ -26,7 +74,7 @@ def clean_accuracy(model: nn.Module, batches: Batches) -> float:
     return percent(outcomes(model, batches))
 
 
-def robust_accuracy(model: nn.Module, batches: Batches, attack: Attack) -> float:
+def robust_accuracy(model: Victim, batches: Batches, attack: Attack) -> float:
     """Return the share of samples that ``model`` classifies correctly after ``attack``, in percent.
 
     ``attack`` is a function of (model, x, y), such as ``functools.partial(pgd, threat_model=ThreatModel(), steps=20)``.
@@ -35,33 +83,159 @@ def robust_accuracy(model: nn.Module, batches: Batches, attack: Attack) -> float
     return percent(outcomes(model, batches, attack))
 
 
-def outcomes(model: nn.Module, batches: Batches, attack: Attack | None = None) -> torch.Tensor:
-    """Return a bool per sample, on the CPU: is it classified correctly, after ``attack`` if there is one."""
-    results: list[torch.Tensor] = []
+def outcomes(model: Victim, batches: Batches, attack: Attack | None = None) -> torch.Tensor:
+    """Return for each sample, on the CPU, 1 if it is classified correctly (after ``attack``), else 0; float64 (N,).
+
+    Of a list of members it is the share of them that are right. Arguments and errors are those of
+    :func:`robust_accuracy`.
+    """
+    seeded = None if attack is None else lambda model, x, y, generator, queries: attack(model, x, y)
+    numbered = ((number, x, y) for number, (x, y) in enumerate(batches))
+    found = [torch.tensor(part.correct, dtype=torch.float64) for part in evaluate(model, numbered, seeded)]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+
+
+def evaluate(
+    model: Victim,
+    batches: NumberedBatches,
+    attack: SeededAttack | None = None,
+    *,
+    seed: int = 0,
+    done: Iterable[BatchOutcome] = (),
+    journal: Path | None = None,
+    progress: str | None = None,
+    total: int | None = None,
+) -> list[BatchOutcome]:
+    """Attack numbered batches, as :func:`rst_hub.data.evaluation_batches` yields them, and return what came of each.
+
+    Args:
+        model: pixels in [0, 1] to logits, or a list of members.
+        batches: (number, pixels, labels); in several processes, each process has its own. :func:`join` puts together
+            what they found.
+        attack: a :class:`rst_hub.suite.NamedAttack`, or any other of that form; None measures the clean accuracy.
+        seed: of the attack; each batch's random numbers depend on it and on the batch's number alone.
+        done: what an interrupted evaluation left (:func:`read_journal`); those batches are not attacked again.
+        journal: a file that a line is added to after each batch.
+        progress: words to show beside a progress bar; no bar when None.
+        total: the number of batches, for the bar.
+
+    Raises:
+        DataError: pixels outside [0, 1], before or after the attack, labels that the model has no logit for, or an
+            outcome in ``done`` of a batch of another size.
+        RstHubError: a logit is not finite.
+    """
+    finished = {outcome.batch: outcome for outcome in done}
+    results = []
     with evaluating(model):
-        for x, y in batches:
-            _check_pixels(x)
-            if not results:  # labels are compared with the logits before any attack looks one up
-                classes = _logits(model, x[:1]).shape[1]
-            if y.numel() and not 0 <= int(y.min()) <= int(y.max()) < classes:
-                raise DataError(f"labels reach from {int(y.min())} to {int(y.max())}; the model has {classes} logits")
-            adversarial = x if attack is None else attack(model, x, y)
-            results.append((_logits(model, adversarial).argmax(1) == y).cpu())
-    return torch.cat(results) if results else torch.zeros(0, dtype=torch.bool)
+        for number, x, y in tqdm(batches, progress, total, leave=False, disable=progress is None):
+            if number not in finished:
+                finished[number] = _attack_batch(model, number, x, y, attack, seed)
+                if journal is not None:
+                    _append(journal, finished[number])
+            if len(finished[number].correct) != len(y):
+                raise DataError(f"batch {number} was journaled with other samples: start again in another folder")
+            results.append(finished[number])
+    return results
+
+
+def join(parts: Iterable[BatchOutcome]) -> Outcomes:
+    """Return the outcomes of all batches in their order, whichever process they come from.
+
+    Raises:
+        DataError: there is no sample.
+    """
+    ordered = [part for _, part in sorted({part.batch: part for part in parts}.items())]
+    columns = {
+        name: torch.tensor([value for part in ordered for value in getattr(part, name)], dtype=dtype)
+        for name, dtype in (
+            ("correct", torch.float64),
+            ("linf", torch.float64),
+            ("l2", torch.float64),
+            ("queries", torch.int64),
+        )
+    }
+    percent(columns["correct"])  # which refuses an empty data set
+    return Outcomes(**columns, seconds=sum(part.seconds for part in ordered))
+
+
+def read_journal(path: Path) -> list[BatchOutcome]:
+    """Return the whole lines of a journal; a line that an interruption tore is left out."""
+    parts = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            parts.append(BatchOutcome(**json.loads(line)))
+        except (ValueError, TypeError):
+            continue
+    return parts
 
 
 def percent(correct: torch.Tensor) -> float:
-    """Return the share of True in percent; raise DataError when there is no sample."""
+    """Return the mean of ``correct`` (N,), bool or shares, in percent; raise DataError when there is no sample."""
     if correct.numel() == 0:
         raise DataError("no samples to measure an accuracy on: give a data set or a split that is not empty")
-    return 100.0 * int(correct.sum()) / correct.numel()
+    return 100.0 * float(correct.double().sum()) / correct.numel()
+
+
+def interval(correct: torch.Tensor, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval (1927) of the accuracy, in percent: the sampling error of so many samples.
+
+    It is binomial; for the shares of a randomised model, which vary less than zeros and ones, it is too wide.
+    """
+    share, count = percent(correct) / 100, correct.numel()
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre, scale = share + z * z / (2 * count), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return 100 * max(0.0, (centre - half) / scale), 100 * min(1.0, (centre + half) / scale)
+
+
+def worst_case(correct: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return each sample's worst outcome under several attacks, each of shape (N,): it must withstand them all."""
+    return torch.stack([outcome.double() for outcome in correct]).amin(0)
+
+
+def transfer_matrix(
+    models: Sequence[Model], batches: Batches, attack: Attack, *, paper_protocol: bool = False
+) -> list[list[float]]:
+    """Return accuracies in percent: row i, column j is model j on the examples crafted on model i (paper, Fig. 7).
+
+    Args:
+        models: pixels in [0, 1] to logits, of the same classes.
+        batches: as for :func:`clean_accuracy`.
+        attack: as for :func:`robust_accuracy`.
+        paper_protocol: stop each sample as soon as it fools the network that it is crafted on, as the paper's own code
+            does. Such examples lie just behind one network's border and transfer worse than an attacker's need to.
+
+    Raises:
+        SettingsError: paper_protocol with an attack that has no ``keep``.
+        DataError, RstHubError: as for :func:`clean_accuracy`.
+    """
+    crossed = transfer_outcomes(models, batches, attack, paper_protocol=paper_protocol)
+    return [[percent(crossed[i, j]) for j in range(len(models))] for i in range(len(models))]
+
+
+def transfer_outcomes(
+    models: Sequence[Model], batches: Batches, attack: Attack, *, paper_protocol: bool = False
+) -> torch.Tensor:
+    """Return per-sample outcomes, 1 or 0, float64 (M, M, N), of what :func:`transfer_matrix` averages."""
+    if paper_protocol:
+        attack = _stopped_early(attack)
+    parts = [torch.zeros(len(models), len(models), 0, dtype=torch.float64)]
+    with evaluating(list(models)):
+        for x, y in batches:
+            _check_batch(list(models), x, y)
+            rows = [_right([model for model in models], attack(source, x, y), y) for source in models]
+            parts.append(torch.stack(rows).double().cpu())
+    return torch.cat(parts, dim=2)
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` in eval mode, and every one of its modules back in its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def evaluating(model: Victim) -> Iterator[None]:
+    """Put ``model``, or each of a list, in eval mode, and every one of its modules back in its own mode afterwards."""
+    members = model if isinstance(model, list | tuple) else [model]
+    networks = [member for member in members if isinstance(member, nn.Module)]  # others have no mode
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    for network in networks:
+        network.eval()
     try:
         yield
     finally:
@@ -69,14 +243,64 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def batch_generator(seed: int, number: int, device: torch.device) -> torch.Generator:
+    """Return the random numbers of one batch."""
+    return torch.Generator(device).manual_seed(seed % 2**32 * 1_000_003 + number)
+
+
+def _attack_batch(
+    model: Victim, number: int, x: torch.Tensor, y: torch.Tensor, attack: SeededAttack | None, seed: int
+) -> BatchOutcome:
+    _check_batch(model, x, y)  # before any attack looks a label up
+    started = time.monotonic()
+    queries = torch.zeros_like(y)
+    adversarial = x if attack is None else attack(model, x, y, batch_generator(seed, number, x.device), queries)
+    correct = _right(model, adversarial, y).double().mean(0)
+    return BatchOutcome(
+        batch=number,
+        correct=correct.tolist(),
+        linf=norm_of(adversarial - x, "Linf").tolist(),
+        l2=norm_of(adversarial - x, "L2").tolist(),
+        queries=queries.tolist(),
+        seconds=round(time.monotonic() - started, 4),
+    )
+
+
+@torch.no_grad()
+def _right(model: Victim, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return a bool for each member and sample, (members, N): is it classified correctly."""
+    _check_pixels(x)
+    outputs = logits_of(model, x)
+    if not all(bool(logits.isfinite().all()) for logits in outputs):
+        raise RstHubError("the model's logits are not finite: it has diverged, or its precision is too low")
+    return torch.stack([logits.argmax(1) == y for logits in outputs])
+
+
+@torch.no_grad()
+def _check_batch(model: Victim, x: torch.Tensor, y: torch.Tensor) -> None:
+    check_input(x, y)
+    _check_pixels(x)
+    classes = min(logits.shape[1] for logits in logits_of(model, x[:1])) if len(y) else 0
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise DataError(f"labels reach from {int(y.min())} to {int(y.max())}; the model has {classes} logits")
+
+
 def _check_pixels(x: torch.Tensor) -> None:
     if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):
         raise DataError(f"pixels reach from {float(x.min()):g} to {float(x.max()):g}: give pixels in [0, 1]")
 
 
-@torch.no_grad()
-def _logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    logits = model(x)
-    if not bool(logits.isfinite().all()):
-        raise RstHubError("the model's logits are not finite: it has diverged, or its precision is too low")
-    return logits
+def _append(journal: Path, outcome: BatchOutcome) -> None:
+    with journal.open("ab+") as file:
+        torn = file.tell() > 0 and (file.seek(-1, 2), file.read(1))[1] != b"\n"
+        file.write((b"\n" if torn else b"") + json.dumps(dataclasses.asdict(outcome)).encode() + b"\n")
+
+
+def _stopped_early(attack: Attack) -> Attack:
+    parameters = inspect.signature(attack).parameters.values()
+    if not any(p.name == "keep" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        raise SettingsError(
+            "the paper's protocol stops an attack early: give one that has keep=, as pgd and cw_linf do"
+        )
+    with_keep: Any = attack
+    return functools.partial(with_keep, keep="first")

@@ -17,6 +17,7 @@ from torch import nn
 
 from .config import choose_entry, read_config
 from .errors import SettingsError, TicketError
+from .models import PixelModel
 from .ticket import Ticket
 
 _REPOSITORY = re.compile(r"(hf://)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
@@ -70,6 +71,24 @@ def from_pretrained(
     return drawn.features(out_indices) if features_only else drawn.model()
 
 
+def robustbench_model(repo_or_folder: str | Path, **options: Any) -> PixelModel:
+    """Return a ticket in the form that RobustBench and AutoAttack's own scripts expect.
+
+    It takes float32 pixels in [0, 1] of shape (N, C, H, W), normalises them itself and returns logits; it is in eval
+    mode and nothing in it asks for a gradient. A single ticket is eligible there, a randomised R2S is not.
+
+    Args:
+        repo_or_folder: as for :func:`from_pretrained`.
+        **options: those of :func:`from_pretrained`, but for the features.
+
+    Raises:
+        TicketError, ArchitectureError, SettingsError: as for :func:`from_pretrained`.
+    """
+    if {"features_only", "out_indices"} & set(options):
+        raise SettingsError("features are no class logits: leave out features_only and out_indices")
+    return PixelModel(from_pretrained(repo_or_folder, **options)).eval().requires_grad_(False)
+
+
 def fetch(
     repo_or_folder: str | Path,
     ticket: str | None = None,
@@ -87,11 +106,37 @@ def fetch(
     Raises:
         TicketError, SettingsError: as for :func:`from_pretrained`.
     """
+    options = {
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    folder, repo, options = _locate(repo_or_folder, revision, options)
+    entry = choose_entry(folder, read_config(folder), ticket)
+    if repo is not None:
+        _download(repo, entry["file"], folder.name, options)  # the cache names a snapshot by its commit
+    return folder, entry["name"]
+
+
+def fetch_all(repo_or_folder: str | Path) -> tuple[Path, list[str]]:
+    """Return (folder, names) of all tickets of a folder or repository, as :func:`fetch` does for one of them."""
+    folder, repo, options = _locate(repo_or_folder, None, {})
+    entries = read_config(folder)["rst"]["tickets"]
+    for entry in entries if repo is not None else ():
+        _download(str(repo), entry["file"], folder.name, options)
+    return folder, [entry["name"] for entry in entries]
+
+
+def _locate(
+    repo_or_folder: str | Path, revision: str | None, options: dict[str, Any]
+) -> tuple[Path, str | None, dict[str, Any]]:
+    """Return (the folder with config.json, the repository's name or None for a folder here, the client's options)."""
+    options = {**options, "library_name": "rst-hub"}
     if not isinstance(repo_or_folder, str | Path):
         raise SettingsError(f"{repo_or_folder!r} is neither the path of a folder nor a repository's name")
     if _is_folder(repo_or_folder):
-        folder = Path(repo_or_folder)
-        return folder, choose_entry(folder, read_config(folder), ticket)["name"]
+        return Path(repo_or_folder), None, options
     found = _REPOSITORY.fullmatch(str(repo_or_folder))
     if found is None:
         raise TicketError(
@@ -100,17 +145,8 @@ def fetch(
     if found["revision"] and revision not in (None, found["revision"]):
         raise SettingsError(f"{repo_or_folder} and revision={revision!r} name two revisions: give one")
     revision = found["revision"] or revision or None
-    options = {
-        "token": token,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-        "force_download": force_download,
-        "library_name": "rst-hub",
-    }
     folder = _download(found["repo"], "config.json", revision, options).parent
-    entry = choose_entry(folder, read_config(folder), ticket)
-    _download(found["repo"], entry["file"], folder.name, options)  # the cache names a snapshot by its commit
-    return folder, entry["name"]
+    return folder, found["repo"], options
 
 
 def _download(repo: str, file: str, revision: str | None, options: dict[str, Any]) -> Path:

@@ -330,6 +330,20 @@ def load_dense(folder: str | Path) -> nn.Module:
     return model.eval()
 
 
+def load_timm(name: str) -> nn.Module:
+    """Return in eval mode timm's own pretrained model: "resnet18.a1_in1k", "hf-hub:org/name" or "local-dir:folder".
+
+    timm downloads and reads it in its own way, so give only names that you trust.
+
+    Raises:
+        ArchitectureError: timm cannot make or find it.
+    """
+    try:
+        return timm.create_model(name, pretrained=True).eval()
+    except Exception as error:  # timm, the Hub's client and torch raise many kinds
+        raise ArchitectureError(f"timm cannot load {name}: {type(error).__name__} {error}") from error
+
+
 def _is_int(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 

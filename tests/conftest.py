@@ -1,6 +1,7 @@
 """Small real things that several test files need: a model, a ticket, an image folder, a recipe run."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from rst_hub.models import describe_input
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": ENDPOINT, "HF_HUB_OFFLINE": "1"}
 LABELS = tuple("0123456789")
+LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--dynamo_backend", "no")
 
 
 def make_popup(architecture="test_resnet", init=None, remaining_ratio=0.1, **kwargs):
@@ -72,3 +74,11 @@ def run_recipe(recipe, *arguments, launcher=(), check=True, cwd=None, **environm
     if check and process.returncode:
         pytest.fail(f"{recipe} ended with {process.returncode}: {process.stderr[-2000:]}")
     return process
+
+
+def launch(processes, precision="no"):
+    """Return what starts so many processes of a recipe on the CPU."""
+    with socket.socket() as probe:  # a port of our own, so that two test runs on one machine do not meet
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return (*LAUNCH, "--num_processes", str(processes), "--mixed_precision", precision, "--main_process_port", port)

@@ -12,7 +12,11 @@ LAYERS = [
     "roles",
     "masking",
     "attacks",
+    "blackbox",
     "evaluate",
+    "autoattack",
+    "suite",
+    "flags",
     "cifar",
     "standardised",
     "models",
@@ -32,6 +36,7 @@ ONLY_IN = {
     "safetensors": {"models", "ticket", "export"},
     "accelerate": set(),
     "huggingface_hub": {"hub"},
+    "pyautoattack": {"autoattack"},
 }
 
 
@@ -70,7 +75,7 @@ def test_each_library_has_its_place():
 def test_every_module_has_its_test_file():
     modules = {path.stem for path in (ROOT / "rst_hub").glob("*.py")} - {"__init__"}
     tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
-    assert tests - modules == {"architectures", "layers", "recipes"}
+    assert tests - modules == {"architectures", "layers", "measuring", "recipes"}
     assert modules - tests == set()
 
 
@@ -79,7 +84,7 @@ def test_recipes_shadow_no_library():
     import sys
 
     names = {path.stem for path in (ROOT / "recipes").glob("*.py")}
-    assert len(names) == 6
+    assert len(names) == 9
     elsewhere = [folder for folder in sys.path if Path(folder).resolve() != ROOT / "recipes"]
     for name in names:
         assert importlib.machinery.PathFinder.find_spec(name, elsewhere) is None, name

@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 import run as run_module
 import settings
 import torch
-from conftest import ENVIRONMENT, ROOT, run_recipe
+from conftest import ENVIRONMENT, ROOT, launch, run_recipe
 
 import rst_hub
 from rst_hub.errors import SettingsError
@@ -21,14 +20,6 @@ from rst_hub.models import load_dense
 from rst_hub.ticket import digest
 
 SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
-LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--dynamo_backend", "no")
-
-
-def launch(processes, precision="no"):
-    with socket.socket() as probe:  # a port of our own, so that two test runs on one machine do not meet
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    return (*LAUNCH, "--num_processes", str(processes), "--mixed_precision", precision, "--main_process_port", port)
 
 
 def lines(folder):

@@ -1,0 +1,248 @@
+"""Measure a ticket, an R2S or a dense model under attack: one JSON, with all that its numbers must carry.
+
+    python recipes/benchmark.py --ticket FOLDER                             PGD-20, CW-Inf, Square and the honesty flags
+    accelerate launch recipes/benchmark.py --ticket org/name --attacks pgd20,cw_l2,autoattack --eps 8,12
+    python recipes/benchmark.py --ticket FOLDER --name r0.05 --norm L2 --eps 128 --samples 500
+    python recipes/benchmark.py --ticket resnet18.a1_in1k --dataset org/imagenet      a dense model of timm
+    python recipes/benchmark.py --help                                      every setting
+
+The run's folder holds ``results.json``, ``settings.json`` and ``journal/``, which ``--resume`` continues from. A folder
+of several tickets is measured as an R2S against an attacker who knows all members: gradients and losses are the exact
+mean over them (EOT), accuracies the exact expectation.
+"""
+
+import logging
+import math
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from launch import main_of
+from run import check_output, make_folder
+from settings import BenchmarkSettings, budgets, parse
+from tqdm import tqdm
+from victims import Victim, batches_of, circumstances, fingerprint, load_test_images, load_victim, place
+
+from rst_hub.attacks import ThreatModel
+from rst_hub.data import Images
+from rst_hub.evaluate import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
+from rst_hub.files import write_json
+from rst_hub.flags import inspect_model, judge, probes
+from rst_hub.suite import NamedAttack, named_attack
+
+FREE_ON_RESUME = ("resume", "output", "attacks", "eps", "flag_samples")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One network to measure, where, and into which folder."""
+
+    settings: BenchmarkSettings
+    accelerator: Accelerator
+    victim: Victim
+    output: Path
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return int(self.victim.input_cfg["input_size"][-1])
+
+    def say(self, text: str) -> None:
+        """Print on the main process."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+
+def main(arguments: list[str]) -> None:
+    """Load, attack, flag, write."""
+    settings = parse(BenchmarkSettings, arguments, __doc__ or "")
+    eps = budgets(settings)
+    accelerator = Accelerator()
+    with accelerator.main_process_first():
+        victim = load_victim(settings.ticket, settings.name)
+    bench = Bench(settings, accelerator, victim, Path(settings.output or default_output(victim, settings)))
+    attacks = planned(bench, eps)
+    check_output(bench.output, "benchmark", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    dataset, images = load_test_images(settings, [victim], accelerator)
+    place([victim], accelerator.device)
+    make_folder(accelerator, bench.output, "benchmark", settings)
+    bench.say(f"{victim.kind} {victim.label}, {len(images)} test images of {dataset}; run folder {bench.output}")
+
+    # What every attack leaves of every sample, and what all of them together leave.
+    clean = measured(bench, "clean", None, images)
+    bench.say(in_words("clean", clean))
+    rows = []
+    for key, attack in attacks.items():
+        with autoattack_warnings() as warnings:
+            left = measured(bench, key, attack, images)
+        rows.append(row(key, attack, clean, left, sorted(set(gather_object(list(warnings))))))
+        bench.say(in_words(key, left))
+    together = [worst_at(settings.norm, budget, clean, rows) for budget in eps]
+    for found in together:
+        bench.say(f"{found['accuracy']:6.2f} %  worst case at eps {found['eps_over_255']:g}/255, {settings.norm}")
+
+    # Signs that the attacks failed where the network seems strong.
+    flags = raised(bench, ThreatModel(settings.norm, eps[0] / 255), images)
+    for flag in flags["checks"]:
+        bench.say(f"{'passed' if flag['passed'] else 'FAILED'}  {flag['check']}: {flag['found']}")
+
+    result = {
+        "kind": victim.kind,
+        "network": victim.about,
+        **circumstances(settings, dataset, images, accelerator, shlex.join(["recipes/benchmark.py", *arguments])),
+        "clean": {**accuracy(clean.correct), "outcomes": encoded(clean.correct)},
+        "attacks": rows,
+        "worst_case": together,
+        "flags": flags,
+    }
+    if accelerator.is_main_process:
+        write_json(bench.output / "results.json", result)
+    bench.say(f"wrote {bench.output / 'results.json'}")
+    accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
+    accelerator.end_training()
+
+
+def planned(bench: Bench, eps: list[float]) -> dict[str, NamedAttack]:
+    """Return every attack at every budget, by a key of both; one that has no budget once."""
+    attacks = {}
+    for name in dict.fromkeys(part.strip() for part in bench.settings.attacks.split(",")):
+        for budget in eps:
+            attack = named_attack(name, ThreatModel(bench.settings.norm, budget / 255), bench.image_size)
+            attacks[name if attack.threat_model is None else f"{name}-eps{budget:g}"] = attack
+    return attacks
+
+
+def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images) -> Outcomes:
+    """Return what an attack leaves of the images, over all processes; what the journal has is not measured again."""
+    accelerator, settings = bench.accelerator, bench.settings
+    folder = bench.output / "journal" / fingerprint(bench.victim) / f"{key}-{len(images)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
+    parts = evaluate(
+        bench.victim.model,
+        batches_of(images, settings, bench.image_size, accelerator),
+        attack,
+        seed=settings.seed,
+        done=[part for path in sorted(folder.glob("*.jsonl")) for part in read_journal(path)],
+        journal=folder / f"{accelerator.process_index}.jsonl",
+        progress=key if accelerator.is_main_process else None,
+        total=rounds,
+    )
+    return join(gather_object(parts))
+
+
+def row(key: str, attack: NamedAttack, clean: Outcomes, left: Outcomes, warnings: list[str]) -> dict[str, Any]:
+    """Return what one attack left, with its settings, for JSON."""
+    broken = (clean.correct > 0) & (left.correct == 0)
+    found = {
+        "key": key,
+        "attack": attack.described(),
+        **accuracy(left.correct),
+        "seconds": round(left.seconds, 1),
+        "largest_linf_over_255": round(255 * float(left.linf.max()), 4),
+        "largest_l2": round(float(left.l2.max()), 4),
+        "warnings": warnings,
+    }
+    if attack.threat_model is None:  # without a budget, what counts is how far the attack had to go
+        found["mean_l2_of_broken"] = _mean(left.l2[broken])
+        found["median_l2_of_broken"] = _median(left.l2[broken])
+    if attack.counts_queries:
+        found["mean_queries"] = _mean(left.queries)
+        found["median_queries_of_broken"] = _median(left.queries[broken])
+    return {**found, "outcomes": encoded(left.correct)}
+
+
+def worst_at(norm: str, budget: float, clean: Outcomes, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what all attacks of one budget together leave: each sample must withstand every one of them."""
+    within = [found for found in rows if found["attack"]["eps_over_255"] == round(budget, 6)]
+    worst = worst_case([clean.correct, *(decoded(found["outcomes"]) for found in within)])
+    return {
+        "norm": norm,
+        "eps_over_255": budget,
+        "attacks": [found["key"] for found in within],
+        **accuracy(worst),
+        "outcomes": encoded(worst),
+    }
+
+
+def raised(bench: Bench, threat_model: ThreatModel, images: Images) -> dict[str, Any]:
+    """Return the honesty flags at one budget, on the first of the images."""
+    count = min(bench.settings.flag_samples, len(images))
+    about = {"norm": threat_model.norm, "eps_over_255": round(255 * threat_model.eps, 6), "samples": count}
+    if not count:
+        return {**about, "checks": []}
+    few = images.subset(torch.arange(count))
+    found = {
+        name: measured(bench, f"flag {name} eps{about['eps_over_255']:g} {threat_model.norm}", probe, few)
+        for name, probe in probes(threat_model, bench.image_size).items()
+    }
+    local = next(batches_of(few, bench.settings, bench.image_size, bench.accelerator, alone=True))
+    checks = [*judge(found), *inspect_model(bench.victim.model, *local[1:])]
+    attacks = [probe.described() for probe in probes(threat_model, bench.image_size).values()]
+    return {**about, "checks": [asdict(flag) for flag in checks], "attacks": attacks}
+
+
+def accuracy(correct: torch.Tensor) -> dict[str, Any]:
+    """Return an accuracy in percent with its 95% interval and the number of samples."""
+    low, high = interval(correct)
+    return {"accuracy": percent(correct), "interval_95": [round(low, 2), round(high, 2)], "samples": len(correct)}
+
+
+def encoded(correct: torch.Tensor) -> str | list[float]:
+    """Return per-sample outcomes as a string of 0 and 1; of an R2S, as shares of the members."""
+    if bool(((correct == 0) | (correct == 1)).all()):
+        return "".join(str(int(value)) for value in correct.tolist())
+    return [round(value, 6) for value in correct.tolist()]
+
+
+def decoded(outcomes: str | list[float]) -> torch.Tensor:
+    """Return what :func:`encoded` was given."""
+    return torch.tensor([float(value) for value in outcomes], dtype=torch.float64)
+
+
+def in_words(key: str, left: Outcomes) -> str:
+    """Return a line of the table."""
+    low, high = interval(left.correct)
+    return f"{percent(left.correct):6.2f} %  {key:20} ({low:.1f} to {high:.1f}, {left.seconds:.0f} s)"
+
+
+def default_output(victim: Victim, settings: BenchmarkSettings) -> str:
+    """Return a folder named after what is measured, and on what."""
+    dataset = settings.dataset or victim.about.get("dataset") or "data"
+    parts = ["benchmark", victim.label.replace("/", "-").replace(":", "-"), Path(dataset).name, settings.norm]
+    parts += [f"eps{settings.eps}"] + ([] if settings.samples is None else [f"n{settings.samples}"])
+    return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
+
+
+@contextmanager
+def autoattack_warnings() -> Iterator[list[str]]:
+    """Yield the list of AutoAttack's warnings, which belong into the result rather than between the bars."""
+    found: list[str] = []
+    logger, handler = logging.getLogger("auto-attack"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    return round(float(values.double().mean()), 4) if len(values) else None
+
+
+def _median(values: torch.Tensor) -> float | None:
+    return round(float(values.double().median()), 4) if len(values) else None
+
+
+if __name__ == "__main__":
+    sys.exit(main_of(main))

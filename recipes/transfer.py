@@ -1,0 +1,197 @@
+"""Measure how attacks transfer between tickets (paper, sections 6.1 and E): a matrix as JSON and as a heat map.
+
+    python recipes/transfer.py --tickets FOLDER                             all tickets of a folder
+    accelerate launch recipes/transfer.py --tickets FOLDER,FOLDER,DENSE --attack pgd20 --eps 8
+    python recipes/transfer.py --tickets FOLDER --paper-protocol            and again as the paper's own code does it
+    python recipes/transfer.py --help                                       every setting
+
+Row i, column j is the accuracy of network j on the examples crafted on network i. The paper's code stops each sample as
+soon as it fools the network that it is crafted on, which makes it transfer worse; ``--paper-protocol`` measures that
+beside the full attack. The run's folder holds ``transfer.json``, ``transfer.png`` and a journal for ``--resume``.
+"""
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from launch import main_of
+from run import check_output, make_folder
+from settings import TransferSettings, budgets, parse
+from tqdm import tqdm
+from victims import Victim, batches_of, circumstances, each_alone, fingerprint, load_test_images, load_victim, place
+
+from rst_hub.attacks import ThreatModel
+from rst_hub.data import Images
+from rst_hub.errors import DataError, SettingsError
+from rst_hub.evaluate import batch_generator, percent, transfer_outcomes
+from rst_hub.files import write_file, write_json
+from rst_hub.suite import NamedAttack, named_attack
+
+FREE_ON_RESUME = ("resume", "output", "paper_protocol")
+PROTOCOLS = {"full": "full attack", "paper": "each sample stopped once it fools its source (the paper's code)"}
+
+
+def main(arguments: list[str]) -> None:
+    """Load the networks, craft on each and test on all, write and draw."""
+    settings = parse(TransferSettings, arguments, __doc__ or "")
+    (eps,) = budgets(settings)
+    check_matplotlib()
+    accelerator = Accelerator()
+    with accelerator.main_process_first():
+        sources = [load_victim(source.strip()) for source in settings.tickets.split(",")]
+    victims = [alone for source in sources for alone in each_alone(source)]
+    if len(victims) < 2:
+        raise SettingsError(f"--tickets {settings.tickets}: give two networks or more, or a folder of several tickets")
+    size = victims[0].input_cfg["input_size"][-1]
+    attack = named_attack(settings.attack, ThreatModel(settings.norm, eps / 255), size)
+    protocols = ["full", "paper"] if settings.paper_protocol else ["full"]
+    if "paper" in protocols and "keep" not in attack.settings:
+        raise SettingsError(f"--paper-protocol stops an attack early, which {settings.attack} cannot: give pgd20, say")
+    output = Path(settings.output or default_output(settings, eps))
+    check_output(output, "transfer", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    dataset, images = load_test_images(settings, victims, accelerator)
+    place(victims, accelerator.device)
+    make_folder(accelerator, output, "transfer", settings)
+
+    labels = labelled(victims)
+    result: dict[str, Any] = {
+        "networks": [{"label": label, "kind": v.kind, **v.about} for label, v in zip(labels, victims, strict=True)],
+        "attack": attack.described(),
+        "rows": "crafted on",
+        "columns": "tested on",
+        **circumstances(settings, dataset, images, accelerator, shlex.join(["recipes/transfer.py", *arguments])),
+        "accuracy": {},
+    }
+    for protocol in protocols:
+        right = crossed(victims, attack, protocol, images, settings, accelerator, output)
+        matrix = [[percent(right[i, j]) for j in range(len(victims))] for i in range(len(victims))]
+        result["accuracy"][protocol] = matrix
+        if accelerator.is_main_process:
+            tqdm.write(in_words(labels, matrix, PROTOCOLS[protocol]))
+    if accelerator.is_main_process:
+        write_json(output / "transfer.json", result)
+        draw(result, labels, output / "transfer.png")
+        tqdm.write(f"wrote {output / 'transfer.json'} and {output / 'transfer.png'}")
+    accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
+    accelerator.end_training()
+
+
+def crossed(
+    victims: list[Victim],
+    attack: NamedAttack,
+    protocol: str,
+    images: Images,
+    settings: TransferSettings,
+    accelerator: Accelerator,
+    output: Path,
+) -> torch.Tensor:
+    """Return outcomes (networks, networks, N) of one protocol, over all processes; what the journal has is kept."""
+    folder = output / "journal" / "-".join(fingerprint(victim)[:8] for victim in victims)[:200] / protocol
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {number: right for path in folder.glob("*.jsonl") for number, right in read_lines(path)}
+    size = victims[0].input_cfg["input_size"][-1]
+    rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
+    models = [victim.members[0] for victim in victims]
+    batches = batches_of(images, settings, size, accelerator)
+    found = []
+    for number, x, y in tqdm(batches, protocol, rounds, leave=False, disable=not accelerator.is_main_process):
+        if number not in done:
+            craft = seeded(attack, batch_generator(settings.seed, number, x.device), y)
+            right = transfer_outcomes(models, [(x, y)], craft, paper_protocol=protocol == "paper")
+            done[number] = right.int().tolist()
+            line = json.dumps({"batch": number, "right": done[number]}).encode() + b"\n"
+            path = folder / f"{accelerator.process_index}.jsonl"
+            write_file(path, (path.read_bytes() if path.exists() else b"") + line)
+        found.append((number, done[number]))
+    parts = [torch.tensor(right) for _, right in sorted(gather_object(found))]
+    whole = torch.cat(parts, dim=2)
+    if whole.shape[2] != len(images):
+        raise DataError(f"the journal in {folder} is of other images: choose another --output")
+    return whole
+
+
+def seeded(attack: NamedAttack, generator: torch.Generator, y: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Return the attack on one batch as a function of (model, x, y), which draws the same for every source."""
+    state = generator.get_state()
+
+    def craft(model: Any, x: torch.Tensor, labels: torch.Tensor, **changed: Any) -> torch.Tensor:
+        generator.set_state(state)
+        settings = {**attack.settings, **changed}
+        same = NamedAttack(attack.name, attack.function, attack.threat_model, settings)
+        return same(model, x, labels, generator, torch.zeros_like(y))
+
+    return craft
+
+
+def read_lines(path: Path) -> list[tuple[int, Any]]:
+    """Return (batch number, outcomes) of each line."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(line["batch"], line["right"]) for line in lines]
+
+
+def labelled(victims: list[Victim]) -> list[str]:
+    """Return a short name for each network, all different."""
+    labels = [victim.label for victim in victims]
+    return [f"{label} ({i})" if labels.count(label) > 1 else label for i, label in enumerate(labels)]
+
+
+def in_words(labels: list[str], matrix: list[list[float]], title: str) -> str:
+    """Return a matrix as a table of text."""
+    width = max(len(label) for label in labels)
+    head = f"{title}; rows: crafted on, columns: tested on\n{'':{width}}" + "".join(
+        f"{n:>8}" for n in range(len(labels))
+    )
+    rows = [
+        f"{label:{width}}" + "".join(f"{value:8.1f}" for value in row)
+        for label, row in zip(labels, matrix, strict=True)
+    ]
+    return "\n".join([head, *rows])
+
+
+def check_matplotlib() -> None:
+    """Raise SettingsError, before the work, unless the picture can be drawn at its end."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise SettingsError('the heat map needs matplotlib: pip install "rst-hub[plots]"') from error
+
+
+def draw(result: dict[str, Any], labels: list[str], path: Path) -> None:
+    """Draw every matrix as an annotated heat map, all on one scale."""
+    from matplotlib.figure import Figure
+
+    matrices, count = result["accuracy"], len(labels)
+    figure = Figure(figsize=((2.2 + 0.75 * count) * len(matrices), 1.8 + 0.6 * count), layout="constrained")
+    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for axes, (protocol, matrix) in zip(panels, matrices.items(), strict=True):
+        image = axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis")
+        for i, row in enumerate(matrix):
+            for j, value in enumerate(row):
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < 60 else "black")
+        axes.set_xticks(range(count), labels, rotation=45, ha="right")
+        axes.set_yticks(range(count), labels)
+        axes.set(xlabel="tested on", ylabel="crafted on", title=protocol)
+    attack, data = result["attack"], result["dataset"]
+    budget = "" if attack["eps_over_255"] is None else f", {attack['norm']}, eps {attack['eps_over_255']:g}/255"
+    figure.suptitle(f"{attack['name']}{budget}; accuracy in % on {data['samples']} test images of {data['name']}")
+    figure.colorbar(image, ax=list(panels), shrink=0.8)
+    beside = path.with_name(f".{path.name}")
+    figure.savefig(beside, dpi=120, format="png")
+    beside.replace(path)
+
+
+def default_output(settings: TransferSettings, eps: float) -> str:
+    """Return a folder named after what is measured."""
+    first = Path(settings.tickets.split(",")[0].strip()).name
+    return str(Path("runs", f"transfer-{first}-{settings.attack}-{settings.norm}-eps{eps:g}-s{settings.seed}"))
+
+
+if __name__ == "__main__":
+    sys.exit(main_of(main))

@@ -1,0 +1,190 @@
+"""What benchmark.py and transfer.py measure: tickets, sets of tickets (R2S), dense models, and the images for them."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from run import device_name, versions
+from settings import MeasureSettings
+from torch import nn
+
+import rst_hub
+from rst_hub.data import Images, evaluation_batches, load_images, permutation
+from rst_hub.errors import ArchitectureError, DataError, RstHubError, SettingsError
+from rst_hub.hub import fetch, fetch_all
+from rst_hub.models import PixelModel, load_dense, load_timm
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A network to attack, or the members of an R2S; ``about`` says in JSON what it is."""
+
+    label: str
+    kind: str
+    members: list[PixelModel]
+    about: dict[str, Any]
+
+    @property
+    def model(self) -> PixelModel | list[PixelModel]:
+        """The network, or all members: an attacker knows them all, and none is drawn."""
+        return self.members[0] if self.kind != "r2s" else self.members
+
+    @property
+    def input_cfg(self) -> dict[str, Any]:
+        """Input size, labels and the like, in the words of timm: its pretrained_cfg."""
+        cfg: Any = self.members[0].model.pretrained_cfg
+        return dict(cfg)
+
+
+def load_victim(source: str, name: str | None = None) -> Victim:
+    """Return what ``source`` is: a ticket, all tickets of a folder as one R2S, or a dense model.
+
+    Args:
+        source: a folder of ours (tickets, or a dense model of train.py); ``org/name`` on the Hub, of tickets; a
+            pretrained model of timm by its name, ``hf-hub:org/name`` or ``local-dir:folder``.
+        name: one of several tickets.
+
+    Raises:
+        RstHubError: it cannot be found or read.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not _holds_tickets(folder):
+        if name is not None:
+            raise SettingsError(f"--name {name} goes with tickets; {source} is a dense model")
+        return _dense(folder.resolve().name, load_dense(folder), {"sha256": _sha256(folder / "model.safetensors")})
+    if not folder.is_dir() and (":" in source or "/" not in source) and not source.startswith("hf://"):
+        return _dense(source, load_timm(source), {"loaded_by": "timm"})
+    if name is not None:
+        where, name = fetch(source, name)
+        names = [name]
+    else:
+        where, names = fetch_all(source)
+    tickets = [rst_hub.Ticket.load(where, one) for one in names]
+    config = json.loads((where / "config.json").read_text(encoding="utf-8"))
+    sha256 = {entry["name"]: entry["sha256"] for entry in config["rst"]["tickets"]}
+    label = folder.resolve().name if folder.is_dir() else source
+    about = {
+        "source": label,
+        "architecture": tickets[0].architecture,
+        "timm_kwargs": tickets[0].timm_kwargs,
+        "init": {"seed": tickets[0].init.seed, "distribution": tickets[0].init.distribution},
+        "tickets": [
+            {"name": t.name, "remaining_ratio": t.remaining_ratio, "kept": t.kept, "sha256": sha256[t.name]}
+            for t in tickets
+        ],
+        "dataset": tickets[0].provenance.get("settings", {}).get("dataset"),
+    }
+    members = [PixelModel(ticket.model()) for ticket in tickets]
+    if len(members) == 1:
+        return Victim(f"{label}-{names[0]}", "ticket", members, about)
+    return Victim(label, "r2s", members, about)
+
+
+def each_alone(victim: Victim) -> list[Victim]:
+    """Return the members of an R2S as tickets of their own; another victim as it is."""
+    if victim.kind != "r2s":
+        return [victim]
+    entries = victim.about["tickets"]
+    return [
+        Victim(entry["name"], "ticket", [member], {**victim.about, "tickets": [entry]})
+        for entry, member in zip(entries, victim.members, strict=True)
+    ]
+
+
+def load_test_images(settings: MeasureSettings, victims: list[Victim], accelerator: Accelerator) -> tuple[str, Images]:
+    """Return (the data set's name, its test images), as many as asked for, checked against what the victims say.
+
+    Raises:
+        DataError: no data set is given or known, or its images or labels are not those of the victims.
+    """
+    known = {victim.about.get("dataset") for victim in victims} - {None}
+    dataset = settings.dataset or (next(iter(known)) if len(known) == 1 else None)
+    if dataset is None:
+        raise DataError("what is measured names no data set, or several: give one by --dataset")
+    sizes = {tuple(victim.input_cfg["input_size"]) for victim in victims}
+    if len(sizes) > 1 or len(set(next(iter(sizes))[1:])) > 1 or next(iter(sizes))[0] != 3:
+        raise DataError(f"inputs of sizes {sorted(sizes)}: give networks of one square size and three channels")
+    columns = {"image_column": settings.image_column, "label_column": settings.label_column}
+    with accelerator.main_process_first():  # the first reader fills the cache for the others
+        size, bar = next(iter(sizes))[1], accelerator.is_main_process
+        images = load_images(dataset, "test", image_size=size, progress=bar, **columns)
+    for victim in victims:
+        _check_labels(victim, images, dataset)
+    if settings.samples is not None and settings.samples < len(images):  # at random: many data sets are sorted by class
+        images = images.subset(permutation("test", 0, 0, len(images))[: settings.samples])
+    return (Path(dataset).resolve().name if Path(dataset).is_dir() else dataset), images
+
+
+def fingerprint(victim: Victim) -> str:
+    """Return some digits that change when a ticket or a checkpoint of the same name does."""
+    return hashlib.sha256(json.dumps(victim.about, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def place(victims: list[Victim], device: torch.device) -> None:
+    """Move networks to a device, in channels_last, where convolutions are fast, and in full float32 there."""
+    torch.backends.cudnn.allow_tf32 = False  # cuDNN would take 10 bits of mantissa for float32 otherwise
+    for victim in victims:
+        for member in victim.members:
+            member.to(device).to(memory_format=torch.channels_last).requires_grad_(False)
+
+
+def batches_of(
+    images: Images, settings: MeasureSettings, size: int, accelerator: Accelerator, *, alone: bool = False
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Yield this process's numbered batches, or all of them if ``alone``, on its device."""
+    shard = (0, 1) if alone else (accelerator.process_index, accelerator.num_processes)
+    for number, x, y in evaluation_batches(images, settings.batch_size, image_size=size, shard=shard):
+        yield number, x.to(accelerator.device, memory_format=torch.channels_last), y.to(accelerator.device)
+
+
+def circumstances(
+    settings: MeasureSettings, dataset: str, images: Images, accelerator: Accelerator, command: str
+) -> dict[str, Any]:
+    """Return what every number must carry: data, sample count, seed, command, device and versions."""
+    return {
+        "dataset": {"name": dataset, "split": "test", "samples": len(images)},
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "precision": "float32",
+        "command": command,
+        "processes": accelerator.num_processes,
+        "device": device_name(accelerator.device),
+        "versions": versions(),
+    }
+
+
+def _holds_tickets(folder: Path) -> bool:
+    try:
+        return "rst" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return True  # let the tickets' own reader say what is wrong with it
+
+
+def _dense(label: str, model: nn.Module, about: dict[str, Any]) -> Victim:
+    cfg: Any = model.pretrained_cfg
+    architecture = cfg.get("architecture") or type(model).__name__
+    try:
+        wrapped = PixelModel(model)
+    except RstHubError as error:
+        raise ArchitectureError(f"{label}: {error}") from error
+    return Victim(label, "dense", [wrapped], {"source": label, "architecture": architecture, **about, "dataset": None})
+
+
+def _check_labels(victim: Victim, images: Images, dataset: str) -> None:
+    """Raise DataError where the network's classes are not the data set's: its accuracy would mean nothing."""
+    classes: Any = victim.members[0].model.num_classes
+    names = victim.input_cfg.get("label_names")
+    if classes != len(images.classes):
+        raise DataError(f"{victim.label} knows {classes} classes, data set {dataset} has {len(images.classes)}")
+    if names and list(names) != list(images.classes):
+        odd = next((a, b) for a, b in zip(names, images.classes, strict=True) if a != b)
+        raise DataError(f"{victim.label} and data set {dataset} name their classes differently: {odd[0]!r}, {odd[1]!r}")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

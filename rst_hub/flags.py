@@ -1,0 +1,158 @@
+"""Honesty flags: signs that a robust accuracy is the attacks' failure rather than the model's strength.
+
+The checks are those of "On Evaluating Adversarial Robustness" (Carlini et al., 2019, sections 3 to 5) and of
+AutoAttack's own flags (Croce and Hein, 2020). Passing them proves nothing; failing one means that the number is not to
+be trusted before it is explained.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .attacks import Loss, ThreatModel, Victim, cross_entropy, logits_of, margin
+from .errors import DataError
+from .evaluate import NumberedBatches, Outcomes, evaluate, evaluating, join, percent, worst_case
+from .suite import NamedAttack, named_attack
+
+TOLERANCE = 1.0
+"""Points of accuracy that count as no difference; one sample where that is more."""
+UNBOUNDED = 2.0
+"""Percent that may be left under an unbounded attack: "about 0"."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One check: what should hold, whether it did, and what was found."""
+
+    check: str
+    passed: bool
+    found: str
+
+
+def probes(threat_model: ThreatModel, image_size: int) -> dict[str, NamedAttack]:
+    """Return the attacks whose outcomes :func:`judge` compares, by name; "pgd20 unbounded" may change every pixel."""
+    names = ("fgsm", "pgd20", "pgd40", "pgd20x2", "cw_linf20", "square500")
+    unbounded = named_attack("pgd20", ThreatModel("Linf", 1.0), image_size)  # the whole cube, so any norm
+    return {**{name: named_attack(name, threat_model, image_size) for name in names}, "pgd20 unbounded": unbounded}
+
+
+def judge(outcomes: Mapping[str, Outcomes]) -> list[Flag]:
+    """Return the flags that compare attacks with each other.
+
+    Args:
+        outcomes: of every attack of :func:`probes`, on the same samples.
+
+    Raises:
+        DataError: they are of different samples.
+    """
+    correct = {name: outcome.correct for name, outcome in outcomes.items()}
+    if len({len(values) for values in correct.values()}) != 1:
+        raise DataError("the probes are of different numbers of samples: measure them all on the same ones")
+    accuracy = {name: percent(values) for name, values in correct.items()}
+    samples = len(correct["pgd20"])
+    tolerance = max(TOLERANCE, 100 / samples) + 1e-9
+    white_box = percent(worst_case([correct["pgd20"], correct["cw_linf20"]]))
+    with_black_box = percent(worst_case([correct["pgd20"], correct["cw_linf20"], correct["square500"]]))
+    more_steps, more_restarts = (
+        percent(worst_case([correct["pgd20"], correct[name]])) for name in ("pgd40", "pgd20x2")
+    )
+    left = accuracy["pgd20 unbounded"]
+    on = f"on {samples} samples"
+    return [
+        Flag(
+            "doubling the steps changes nothing",
+            accuracy["pgd20"] - more_steps <= tolerance,
+            f"PGD-20 leaves {accuracy['pgd20']:.1f}%, with PGD-40 {more_steps:.1f}% {on}",
+        ),
+        Flag(
+            "doubling the restarts changes nothing",
+            accuracy["pgd20"] - more_restarts <= tolerance,
+            f"PGD-20 leaves {accuracy['pgd20']:.1f}%, with two restarts {more_restarts:.1f}% {on}",
+        ),
+        Flag(
+            "iterative attacks beat one step",
+            accuracy["pgd20"] - accuracy["fgsm"] <= 100 / samples + 1e-9,
+            f"PGD-20 leaves {accuracy['pgd20']:.1f}%, FGSM {accuracy['fgsm']:.1f}% {on}",
+        ),
+        Flag(
+            "white-box attacks beat black-box ones",
+            white_box - with_black_box <= tolerance,
+            f"PGD-20 and CW-Inf leave {white_box:.1f}%, with Square of 500 queries {with_black_box:.1f}% {on}",
+        ),
+        Flag(
+            "an unbounded attack leaves about 0",
+            left <= max(UNBOUNDED, 100 / samples),
+            f"PGD-20 at eps 255/255 leaves {left:.1f}% {on}",
+        ),
+    ]
+
+
+@torch.no_grad()
+def inspect_model(model: Victim, x: torch.Tensor, y: torch.Tensor) -> list[Flag]:
+    """Return the flags of the model itself: gradients not zero, a forward that draws nothing, outputs that are logits.
+
+    Args:
+        model: pixels in [0, 1] to logits, or a list of members.
+        x: pixels in [0, 1], float32, (N, C, H, W); a batch is enough.
+        y: labels, int64, (N,).
+    """
+    if not len(x):
+        raise DataError("no samples to inspect a model with: give a batch that is not empty")
+    with evaluating(model):
+        outputs, again = logits_of(model, x), logits_of(model, x)
+        lost = {"cross-entropy": _without_gradient(model, x, y, cross_entropy)}
+        lost["margin"] = _without_gradient(model, x, y, margin)
+    difference = max(float((one - other).abs().max()) for one, other in zip(outputs, again, strict=True))
+    size = max(float(logits.abs().max()) for logits in outputs)
+    shares = any(bool((logits >= 0).all() & ((logits.sum(1) - 1).abs() < 1e-4).all()) for logits in outputs)
+    return [
+        Flag(
+            "gradients are not zero",
+            not any(lost.values()),
+            f"{lost['cross-entropy']} of {len(x)} samples without a gradient of the cross-entropy, {lost['margin']} "
+            "without one of the margin",
+        ),
+        Flag(
+            "the forward is deterministic",
+            difference <= 1e-4 * max(size, 1e-30),
+            f"two forwards of {len(x)} samples differ by {difference:.1e}, the largest logit is {size:.1e}",
+        ),
+        Flag(
+            "outputs are logits",
+            not shares,
+            "outputs are probabilities: they sum to 1" if shares else f"outputs of {len(x)} samples do not sum to 1",
+        ),
+    ]
+
+
+def honesty_flags(
+    model: Victim, batches: NumberedBatches, threat_model: ThreatModel, *, seed: int = 0, progress: bool = False
+) -> list[Flag]:
+    """Return all flags of a model, on numbered batches (number, pixels, labels): a few hundred samples say enough.
+
+    A sample costs about 160 gradients and 800 forwards.
+
+    Raises:
+        DataError, RstHubError: as for :func:`rst_hub.evaluate.evaluate`.
+    """
+    numbered = list(batches)
+    if not numbered:
+        raise DataError("no samples to flag a model with: give a data set or a split that is not empty")
+    _, x, y = numbered[0]
+    found = {}
+    for name, attack in probes(threat_model, min(x.shape[-2:])).items():
+        found[name] = join(evaluate(model, numbered, attack, seed=seed, progress=name if progress else None))
+    return [*judge(found), *inspect_model(model, x, y)]
+
+
+def _without_gradient(model: Victim, x: torch.Tensor, y: torch.Tensor, loss: Loss) -> int:
+    """Count the samples whose loss has an input gradient of exactly zero, or none that is finite."""
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        total = torch.stack([loss(logits, y).sum() for logits in logits_of(model, leaf)]).mean()
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    if gradient is None:
+        return len(x)
+    flat = gradient.flatten(1)
+    return int(((flat == 0).all(1) | ~flat.isfinite().all(1)).sum())

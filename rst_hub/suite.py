@@ -1,0 +1,113 @@
+"""Attacks by short names, such as "pgd20" or "autoattack", with every setting that a result must carry."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .attacks import ThreatModel, Victim, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
+from .autoattack import autoattack, require
+from .blackbox import BANDITS, bandits, default_tile, square
+from .errors import SettingsError, nearest
+
+NAMES = {
+    "fgsm": "one step of eps",
+    "fgsm_rs": "one step of 1.25 eps from a random start",
+    "pgd20": "PGD-20; any number of steps, and x5 for five restarts: pgd100x5",
+    "cw_linf": "100 steps of PGD on the margin; also cw_linf20, cw_linf100x5",
+    "cw_l2": "Carlini and Wagner's L2 attack with the paper's settings; it has no budget",
+    "bandits": "black-box, 10,000 queries; also bandits1000",
+    "square": "black-box, 5,000 queries; also square1000",
+    "autoattack": "AutoAttack, standard; needs rst-hub[attacks]",
+    "autoattack_rand": "AutoAttack for randomised models",
+}
+_ITERATIVE = re.compile(r"(?P<kind>pgd|cw_linf)(?P<steps>[1-9]\d{0,5})?(x(?P<restarts>[1-9]\d{0,3}))?")
+_QUERYING = re.compile(r"(?P<kind>bandits|square)(?P<queries>[1-9]\d{0,6})?")
+_SIZES = ("eps", "step_size")
+_NOT_SETTINGS = ("model", "x", "y", "threat_model", "generator", "queries", "options", "loss")
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack with its settings; ``threat_model`` is None where there is no budget. Call it as :func:`evaluate` does.
+
+    ``settings`` are all keyword arguments of ``function`` but those of its random numbers and its count of queries.
+    """
+
+    name: str
+    function: Callable[..., torch.Tensor]
+    threat_model: ThreatModel | None
+    settings: Mapping[str, Any]
+
+    def __call__(
+        self, model: Victim, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator, queries: torch.Tensor
+    ) -> torch.Tensor:
+        """Return adversarial pixels, and fill ``queries`` (int64, (N,)) if this is a black-box attack."""
+        given = {"threat_model": self.threat_model, "generator": generator, "queries": queries}
+        taken = {key: value for key, value in given.items() if key in inspect.signature(self.function).parameters}
+        return self.function(model, x, y, **taken, **self.settings)
+
+    @property
+    def counts_queries(self) -> bool:
+        """Whether this is a black-box attack."""
+        return "queries" in inspect.signature(self.function).parameters
+
+    def described(self) -> dict[str, Any]:
+        """Return name, function, norm, budget and every setting, for JSON; sizes of pixels are over 255."""
+        budget = self.threat_model
+        described = {
+            "name": self.name,
+            "function": self.function.__name__,
+            "norm": "L2" if budget is None else budget.norm,
+            "eps_over_255": None if budget is None else round(255 * budget.eps, 6),
+        }
+        for key, value in self.settings.items():
+            described |= {f"{key}_over_255": round(255 * value, 6)} if key in _SIZES else {key: value}
+        return described
+
+
+def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> NamedAttack:
+    """Return the attack that a name of :data:`NAMES`, or a variant of it, stands for.
+
+    Args:
+        name: as in "pgd20", "pgd100x5", "cw_linf", "square1000", "autoattack".
+        threat_model: norm and budget; ``cw_l2`` ignores it.
+        image_size: side of the images in pixels, which the tile of ``bandits`` depends on.
+
+    Raises:
+        SettingsError: the name is not known, or what it needs is not installed.
+    """
+    iterative, querying = _ITERATIVE.fullmatch(name), _QUERYING.fullmatch(name)
+    quarter = threat_model.eps / 4
+    given: dict[str, Any] = {}
+    function: Callable[..., torch.Tensor]
+    if iterative and (iterative["steps"] or iterative["kind"] == "cw_linf"):
+        function = pgd if iterative["kind"] == "pgd" else cw_linf
+        given = {"steps": int(iterative["steps"] or 100), "restarts": int(iterative["restarts"] or 1)}
+        given |= {"step_size": quarter, "random_start": True, "keep": "best"}
+    elif querying:
+        function = bandits if querying["kind"] == "bandits" else square
+        given = {"max_queries": int(querying["queries"])} if querying["queries"] else {}
+        if querying["kind"] == "bandits":
+            given |= {"tile": default_tile(image_size), **BANDITS[threat_model.norm]}
+    elif name == "fgsm":
+        function = fgsm
+    elif name == "fgsm_rs":
+        function, given = fgsm_rs, {"step_size": 1.25 * threat_model.eps}
+    elif name == "cw_l2":
+        function = cw_l2
+    elif name in ("autoattack", "autoattack_rand"):
+        require()
+        function, given = autoattack, {"version": "rand" if name.endswith("_rand") else "standard"}
+    else:
+        raise SettingsError(f"attack {name!r} is not known. {nearest(name, NAMES)}")
+    return NamedAttack(name, function, None if name == "cw_l2" else threat_model, {**_defaults(function), **given})
+
+
+def _defaults(function: Callable[..., torch.Tensor]) -> dict[str, Any]:
+    """Return the function's own defaults, so that a result says them too."""
+    parameters = inspect.signature(function).parameters
+    return {key: p.default for key, p in parameters.items() if key not in _NOT_SETTINGS and p.default is not None}

@@ -1,0 +1,335 @@
+"""The recipes that measure: benchmark.py and transfer.py."""
+
+import builtins
+import json
+
+import benchmark
+import pytest
+import torch
+import transfer
+import victims
+from conftest import LABELS, ROOT, launch, run_recipe
+from hub_server import add_commit
+from PIL import Image
+from torch.nn import functional
+
+import rst_hub
+from rst_hub.data import evaluation_batches, load_images, permutation
+from rst_hub.errors import RstHubError
+from rst_hub.evaluate import evaluate, join, outcomes, percent, transfer_matrix
+from rst_hub.models import build_model, describe_input, save_dense
+from rst_hub.suite import named_attack
+
+EPS2 = rst_hub.ThreatModel("Linf", 2 / 255)
+
+
+def searched(remaining_ratio, score_seed):
+    """Return a ticket that some steps of search on the digits have made better than chance."""
+    images, init = load_images("digits", "train"), rst_hub.Init(0)
+    model = rst_hub.create_model("test_resnet", init, num_classes=10)
+    describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), LABELS)
+    popup = rst_hub.EdgePopup(model, init, remaining_ratio, score_seed=score_seed)
+    optimizer = torch.optim.SGD(popup.scores.values(), 0.1, momentum=0.9)
+    model.train()
+    for step in range(25):
+        chosen = torch.arange(64 * step, 64 * step + 64) % len(images)
+        x = (images.rows[chosen].float() / 255 - 0.3) / 0.3
+        popup.apply()
+        functional.cross_entropy(model(x), images.labels[chosen]).backward()
+        popup.collect_gradients()
+        optimizer.step()
+        optimizer.zero_grad()
+    popup.apply()
+    return rst_hub.Ticket.draw(popup, provenance={"settings": {"dataset": "digits"}})
+
+
+@pytest.fixture(scope="module")
+def tickets(tmp_path_factory):
+    """Return a folder of one ticket, and a folder of two."""
+    root = tmp_path_factory.mktemp("tickets")
+    for name, ratios in {"one": (0.3,), "two": (0.3, 0.5)}.items():
+        for seed, ratio in enumerate(ratios):
+            searched(ratio, seed).save(root / name)
+    return root
+
+
+def digits(samples, batch_size=50):
+    test = load_images("digits", "test")
+    test = test.subset(permutation("test", 0, 0, len(test))[:samples])
+    return list(evaluation_batches(test, batch_size, image_size=32))
+
+
+def results(folder, name="results.json"):
+    return json.loads((folder / name).read_text())
+
+
+SMALL = ("--samples", "120", "--batch-size", "50", "--eps", "2", "--attacks", "fgsm,pgd5", "--flag-samples", "0")
+
+
+def test_a_benchmark_writes_what_the_library_measures(tickets, tmp_path, capsys):
+    arguments = [
+        "--ticket",
+        str(tickets / "one"),
+        *SMALL[:-4],
+        "--attacks",
+        "fgsm,pgd5,cw_l2,bandits20",
+        "--flag-samples",
+    ]
+    benchmark.main([*arguments, "20", "--output", str(tmp_path / "run")])
+    found, shown = results(tmp_path / "run"), capsys.readouterr().out
+    model = rst_hub.PixelModel(rst_hub.from_pretrained(tickets / "one")).to(memory_format=torch.channels_last)
+    batches = digits(120)
+    clean = outcomes(model, [(x, y) for _, x, y in batches])
+    assert found["clean"]["accuracy"] == percent(clean)
+    assert 40 < percent(clean) < 100
+    assert found["clean"]["samples"] == 120
+    assert [row["key"] for row in found["attacks"]] == ["fgsm-eps2", "pgd5-eps2", "cw_l2", "bandits20-eps2"]
+    measured = {
+        name: join(evaluate(model, batches, named_attack(name, EPS2, 32))) for name in ("fgsm", "pgd5", "cw_l2")
+    }
+    for row in found["attacks"][:3]:
+        left = measured[row["attack"]["name"]]
+        assert row["accuracy"] == pytest.approx(percent(left.correct), abs=100 / 120)
+        assert len(row["outcomes"]) == 120
+        assert row["interval_95"][0] < row["accuracy"] < row["interval_95"][1]
+        assert row["attack"] == named_attack(row["attack"]["name"], EPS2, 32).described()
+        assert f"{row['accuracy']:6.2f} %  {row['key']}" in shown
+    fgsm, pgd5, cw_l2, bandits = found["attacks"]
+    assert fgsm["largest_linf_over_255"] == pytest.approx(2, abs=1e-3)
+    assert cw_l2["median_l2_of_broken"] > 0
+    assert "median_l2_of_broken" not in pgd5
+    assert 0 < bandits["mean_queries"] <= 20
+    together = "".join(
+        min(pair)
+        for pair in zip(
+            found["clean"]["outcomes"], fgsm["outcomes"], pgd5["outcomes"], bandits["outcomes"], strict=True
+        )
+    )
+    (worst,) = found["worst_case"]
+    assert worst["outcomes"] == together  # cw_l2 has no budget, so it has no part in it
+    assert worst["accuracy"] == pytest.approx(100 * together.count("1") / 120)
+    assert worst["attacks"] == ["fgsm-eps2", "pgd5-eps2", "bandits20-eps2"]
+    assert len(found["flags"]["checks"]) == 8
+    assert found["flags"]["samples"] == 20
+    assert found["network"]["tickets"][0]["remaining_ratio"] == 0.3
+    assert found["network"]["source"] == "one"
+    assert found["dataset"] == {"name": "digits", "split": "test", "samples": 120}
+    assert found["seed"] == 0
+    assert found["command"].startswith("recipes/benchmark.py --ticket")
+    assert found["versions"]["torch"] == torch.__version__
+
+
+def test_attacks_and_budgets_are_added_to_a_benchmark(tickets, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["--ticket", str(tickets / "one"), "--output", str(run), *SMALL]
+    benchmark.main(arguments)
+    before = results(run)
+    journals = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    assert len(journals) == 3
+    with pytest.raises(RstHubError, match="already holds a run: add --resume"):
+        benchmark.main(arguments)
+    with pytest.raises(RstHubError, match="samples was 120, is 60"):
+        benchmark.main([*arguments, "--resume", "--samples", "60"])
+    benchmark.main([*arguments, "--resume", "--eps", "2,4", "--attacks", "fgsm,pgd5,square5"])
+    after = results(run)
+    assert {path: path.read_bytes() for path in journals} == journals  # nothing was measured twice
+    assert [row["key"] for row in after["attacks"]] == [
+        f"{n}-eps{e}" for n in ("fgsm", "pgd5", "square5") for e in (2, 4)
+    ]
+    assert after["attacks"][0] == before["attacks"][0]
+    assert [row["eps_over_255"] for row in after["worst_case"]] == [2, 4]
+    assert after["worst_case"][1]["accuracy"] <= after["worst_case"][0]["accuracy"]
+
+
+def test_two_processes_measure_the_same(tickets, tmp_path):
+    arguments = ("--ticket", tickets / "one", *SMALL)
+    benchmark.main([*map(str, arguments), "--output", str(tmp_path / "one")])
+    run_recipe("benchmark.py", *arguments, "--output", tmp_path / "two", launcher=launch(2))
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    assert (one["processes"], two["processes"]) == (1, 2)
+    batches = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "two").rglob("pgd5*/*.jsonl")}
+    assert batches == {"0.jsonl": 2, "1.jsonl": 1}
+    for key in ("clean", "worst_case", "flags"):
+        assert one[key] == two[key]
+    assert [row["outcomes"] for row in one["attacks"]] == [row["outcomes"] for row in two["attacks"]]
+
+
+def test_a_folder_of_several_tickets_is_measured_as_an_r2s(tickets, tmp_path):
+    benchmark.main(["--ticket", str(tickets / "two"), "--output", str(tmp_path / "r2s"), *SMALL])
+    found = results(tmp_path / "r2s")
+    members = [rst_hub.PixelModel(rst_hub.from_pretrained(tickets / "two", ticket=name)) for name in ("r0.3", "r0.5")]
+    assert found["kind"] == "r2s"
+    assert [one["name"] for one in found["network"]["tickets"]] == ["r0.3", "r0.5"]
+    assert found["clean"]["accuracy"] == pytest.approx(percent(outcomes(members, [(x, y) for _, x, y in digits(120)])))
+    assert set(found["clean"]["outcomes"]) == {0.0, 0.5, 1.0}
+    assert found["attacks"][1]["accuracy"] < found["clean"]["accuracy"]
+    benchmark.main(["--ticket", str(tickets / "two"), "--name", "r0.5", "--output", str(tmp_path / "one"), *SMALL])
+    single = results(tmp_path / "one")
+    assert single["kind"] == "ticket"
+    assert single["clean"]["accuracy"] == percent(outcomes(members[1], [(x, y) for _, x, y in digits(120)]))
+
+
+def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path):
+    model = build_model("test_resnet", {"num_classes": 10}, seed=0)
+    describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), LABELS)
+    save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10})
+    add_commit("org/dense-digits", tmp_path / "dense")
+    add_commit("org/rst-two", tickets / "two")
+    sources = {
+        str(tmp_path / "dense"): "dense",
+        "hf-hub:org/dense-digits": "dense",
+        "org/rst-two": "r2s",
+        "org/rst-two@main": "r2s",
+    }
+    accuracies = []
+    for number, (source, kind) in enumerate(sources.items()):
+        output = tmp_path / str(number)
+        benchmark.main(["--ticket", source, "--dataset", "digits", *SMALL, "--output", str(output)])
+        assert results(output)["kind"] == kind
+        accuracies.append(results(output)["attacks"][0]["accuracy"])
+    assert len(accuracies) == 4
+    assert accuracies[0] == accuracies[1]
+    assert accuracies[2] == accuracies[3]
+
+
+def test_what_cannot_be_measured_is_one_error_and_nothing_is_written(tickets, tmp_path, monkeypatch, image_folder):
+    one = ("--ticket", str(tickets / "one"))
+    model = build_model("test_resnet", {"num_classes": 10}, seed=0)
+    describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), [*LABELS[:9], "zero"])
+    save_dense(model, tmp_path / "other", "test_resnet", {"num_classes": 10})
+    cases = (
+        ((), "--ticket ''"),
+        (("--ticket", str(tmp_path / "absent")), "neither a ticket folder here"),
+        (("--ticket", "org/absent"), "no such repository on the Hub"),
+        (("--ticket", "resnet81"), "timm cannot load resnet81"),
+        ((*one, "--attacks", "pgd20,pdg"), "attack 'pdg' is not known"),
+        ((*one, "--attacks", "pgd20,"), "--attacks 'pgd20,'"),
+        ((*one, "--eps", "8,x"), "--eps 8,x"),
+        ((*one, "--eps", "300"), "at most 255"),
+        ((*one, "--norm", "L7"), "invalid choice"),
+        ((*one, "--samples", "0"), "--samples 0"),
+        ((*one, "--name", "r0.7"), "holds no ticket 'r0.7'"),
+        ((*one, "--dataset", str(image_folder)), "knows 10 classes, data set"),
+        (("--ticket", str(tmp_path / "other")), "give one by --dataset"),
+        (("--ticket", str(tmp_path / "other"), "--dataset", "digits"), "name their classes differently: 'zero', '9'"),
+        (("--ticket", str(tmp_path / "other"), "--name", "r0.1"), "goes with tickets"),
+        ((*one, "--preset", "digits"), "'--preset' is not known"),
+    )
+    for arguments, message in cases:
+        with pytest.raises(RstHubError) as caught:
+            benchmark.main([*arguments, "--output", str(tmp_path / "run")])
+        assert message in str(caught.value), arguments
+        assert not (tmp_path / "run").exists()
+    original = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name in ("pyautoattack", "matplotlib"):
+            raise ImportError(name)
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(RstHubError, match=r'pip install "rst-hub\[attacks\]"'):
+        benchmark.main([*one, "--attacks", "pgd20,autoattack", "--output", str(tmp_path / "run")])
+    with pytest.raises(RstHubError, match=r'pip install "rst-hub\[plots\]"'):
+        transfer.main(["--tickets", str(tickets / "two"), "--output", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_autoattacks_own_warnings_are_kept():
+    import logging
+
+    with benchmark.autoattack_warnings() as found:
+        logging.getLogger("auto-attack").warning("there are 3 points with zero gradient!")
+    assert found == ["there are 3 points with zero gradient!"]
+    assert logging.getLogger("auto-attack").handlers == []
+
+
+def test_transfer_writes_a_matrix_and_a_heat_map(tickets, tmp_path, capsys):
+    run = tmp_path / "run"
+    arguments = [
+        "--tickets",
+        f"{tickets / 'two'},{tickets / 'one'}",
+        "--samples",
+        "120",
+        "--batch-size",
+        "50",
+        "--eps",
+        "2",
+    ]
+    arguments += ["--attack", "pgd5", "--output", str(run)]
+    transfer.main(arguments)
+    found = results(run, "transfer.json")
+    labels = [network["label"] for network in found["networks"]]
+    assert labels == ["r0.3", "r0.5", "one-r0.3"]
+    matrix = found["accuracy"]["full"]
+    assert list(found["accuracy"]) == ["full"]
+    assert matrix[0][0] == matrix[0][2] == matrix[2][0]  # the third is the first again
+    assert matrix[0][0] < matrix[1][0]
+    assert matrix[1][1] < matrix[0][1]
+    models = [rst_hub.PixelModel(rst_hub.from_pretrained(tickets / "two", ticket=name)) for name in ("r0.3", "r0.5")]
+    attack = named_attack("pgd5", EPS2, 32)
+
+    def same(model, x, y):
+        return attack(model, x, y, torch.Generator().manual_seed(0), torch.zeros_like(y))
+
+    again = transfer_matrix(models, [(x, y) for _, x, y in digits(120)], same)
+    for i in range(2):
+        assert matrix[i][:2] == pytest.approx(again[i], abs=500 / 120)  # only the random starts differ
+    before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    transfer.main([*arguments, "--resume", "--paper-protocol"])
+    both = results(run, "transfer.json")["accuracy"]
+    assert both["full"] == matrix
+    assert {path: path.read_bytes() for path in before} == before
+    assert both["paper"][0][1] > matrix[0][1]  # an early stop transfers worse
+    assert both["paper"][0][0] == pytest.approx(matrix[0][0], abs=100 / 120)
+    with Image.open(run / "transfer.png") as picture:
+        assert min(picture.size) > 200
+        assert len(set(picture.convert("RGB").getdata())) > 100
+    assert f"{matrix[0][1]:.1f}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_transfer_in_two_processes_is_the_same(tickets, tmp_path):
+    arguments = (
+        "--tickets",
+        tickets / "two",
+        "--samples",
+        "120",
+        "--batch-size",
+        "50",
+        "--eps",
+        "2",
+        "--attack",
+        "pgd2",
+    )
+    transfer.main([*map(str, arguments), "--output", str(tmp_path / "one")])
+    run_recipe("transfer.py", *arguments, "--output", tmp_path / "two", launcher=launch(2))
+    one, two = (results(tmp_path / name, "transfer.json")["accuracy"] for name in ("one", "two"))
+    assert one == two
+
+
+def test_transfer_refuses_what_makes_no_matrix(tickets, tmp_path):
+    cases = (
+        (("--tickets", str(tickets / "one")), "give two networks or more"),
+        ((), "--tickets ''"),
+        (("--tickets", str(tickets / "two"), "--paper-protocol", "--attack", "fgsm"), "stops an attack early"),
+        (("--tickets", str(tickets / "two"), "--eps", "-1"), "--eps -1.0"),
+    )
+    for arguments, message in cases:
+        with pytest.raises(RstHubError) as caught:
+            transfer.main([*arguments, "--output", str(tmp_path / "run")])
+        assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_ticket_is_measured_anew(tickets):
+    one, two = (victims.load_victim(str(tickets / "two"), name) for name in ("r0.3", "r0.5"))
+    assert victims.fingerprint(one) != victims.fingerprint(two)
+    assert victims.fingerprint(one) == victims.fingerprint(victims.load_victim(str(tickets / "two"), "r0.3"))
+
+
+def test_the_readme_names_every_recipe():
+    text = (ROOT / "README.md").read_text()
+    names = [path.name for path in (ROOT / "recipes").glob("*.py")]
+    assert len(names) == 9
+    assert [name for name in names if name not in text and name.removesuffix(".py") not in text] == []

@@ -1,0 +1,75 @@
+import inspect
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from rst_hub import ThreatModel, autoattack, bandits, cw_l2, cw_linf, fgsm, fgsm_rs, pgd, square
+from rst_hub.errors import SettingsError
+from rst_hub.suite import NAMES, named_attack
+
+EPS8 = ThreatModel("Linf", 8 / 255)
+
+
+def test_names_stand_for_attacks_with_all_their_settings():
+    pytest.importorskip("pyautoattack")
+    expected = {
+        "fgsm": (fgsm, {}),
+        "fgsm_rs": (fgsm_rs, {"step_size_over_255": 10.0}),
+        "pgd20": (pgd, {"steps": 20, "step_size_over_255": 2.0, "restarts": 1, "keep": "best", "random_start": True}),
+        "pgd100x5": (pgd, {"steps": 100, "restarts": 5}),
+        "cw_linf": (cw_linf, {"steps": 100, "restarts": 1}),
+        "cw_linf20x3": (cw_linf, {"steps": 20, "restarts": 3}),
+        "cw_l2": (cw_l2, {"steps": 100, "search_steps": 1, "initial_const": 0.1, "learning_rate": 0.01}),
+        "bandits": (bandits, {"max_queries": 10_000, "tile": 20, "image_lr": 0.01, "fd_eta": 0.1}),
+        "bandits1000": (bandits, {"max_queries": 1000}),
+        "square": (square, {"max_queries": 5000, "p_init": 0.8}),
+        "square1000": (square, {"max_queries": 1000}),
+        "autoattack": (autoattack, {"version": "standard"}),
+        "autoattack_rand": (autoattack, {"version": "rand"}),
+    }
+    for name, (function, settings) in expected.items():
+        attack = named_attack(name, EPS8, 32)
+        described = json.loads(json.dumps(attack.described()))
+        assert attack.function is function
+        assert settings.items() <= described.items(), name
+        assert (described["norm"], described["eps_over_255"]) == (("L2", None) if name == "cw_l2" else ("Linf", 8.0))
+        assert attack.counts_queries == (function in (bandits, square))
+        inspect.signature(function).bind(None, None, None, **attack.settings) if name == "cw_l2" else inspect.signature(
+            function
+        ).bind(None, None, None, EPS8, **attack.settings)
+    assert set(NAMES) <= set(expected)
+    assert named_attack("bandits", ThreatModel("L2", 1.0), 224).described()["tile"] == 50
+    assert named_attack("bandits", ThreatModel("L2", 1.0), 224).described()["image_lr"] == 0.5
+
+
+def test_every_attack_runs_by_its_name_and_draws_from_the_generator():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+    x = torch.rand(6, 3, 8, 8)
+    y = model(x).argmax(1)
+    drawing = 0
+    for name in ("fgsm", "fgsm_rs", "pgd3", "cw_linf3", "cw_l2", "bandits10", "square10"):
+        attack = named_attack(name, EPS8, 8)
+        found = []
+        for seed in (0, 0, 1):
+            queries = torch.zeros_like(y)
+            state = torch.get_rng_state()
+            found.append(attack(model, x, y, torch.Generator().manual_seed(seed), queries))
+            assert torch.equal(torch.get_rng_state(), state), name  # nothing is drawn from anywhere else
+            assert bool((queries > 0).any()) == attack.counts_queries
+        assert torch.equal(found[0], found[1])
+        drawing += not torch.equal(found[0], found[2])
+    assert drawing == 5
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    for name, hint in (
+        ("pgd", "Did you mean pgd20"),
+        ("sqare", "Did you mean square"),
+        ("pgd0", "pgd20"),
+        ("xyz", "Known"),
+    ):
+        with pytest.raises(SettingsError, match=hint):
+            named_attack(name, EPS8, 32)
