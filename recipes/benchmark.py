@@ -63,7 +63,7 @@ class Bench:
 def main(arguments: list[str]) -> None:
     """Load, attack, flag, write."""
     settings = parse(BenchmarkSettings, arguments, __doc__ or "")
-    eps = budgets(settings)
+    eps = list(dict.fromkeys(budgets(settings)))
     accelerator = Accelerator()
     with accelerator.main_process_first():
         victim = load_victim(settings.ticket, settings.name)
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> None:
             left = measured(bench, key, attack, images)
         rows.append(row(key, attack, clean, left, sorted(set(gather_object(list(warnings))))))
         bench.say(in_words(key, left))
-    together = [worst_at(settings.norm, budget, clean, rows) for budget in eps]
+    together = [worst_at(settings.norm, budget, clean, rows) for budget in eps if within(budget, rows)]
     for found in together:
         bench.say(f"{found['accuracy']:6.2f} %  worst case at eps {found['eps_over_255']:g}/255, {settings.norm}")
 
@@ -115,14 +115,14 @@ def planned(bench: Bench, eps: list[float]) -> dict[str, NamedAttack]:
     for name in dict.fromkeys(part.strip() for part in bench.settings.attacks.split(",")):
         for budget in eps:
             attack = named_attack(name, ThreatModel(bench.settings.norm, budget / 255), bench.image_size)
-            attacks[name if attack.threat_model is None else f"{name}-eps{budget:g}"] = attack
+            attacks[name if attack.threat_model is None else f"{name}-eps{shown(budget)}"] = attack
     return attacks
 
 
 def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images) -> Outcomes:
     """Return what an attack leaves of the images, over all processes; what the journal has is not measured again."""
     accelerator, settings = bench.accelerator, bench.settings
-    folder = bench.output / "journal" / fingerprint(bench.victim) / f"{key}-{len(images)}"
+    folder = bench.output / "journal" / fingerprint([bench.victim], images) / key
     folder.mkdir(parents=True, exist_ok=True)
     rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
     parts = evaluate(
@@ -161,32 +161,42 @@ def row(key: str, attack: NamedAttack, clean: Outcomes, left: Outcomes, warnings
 
 def worst_at(norm: str, budget: float, clean: Outcomes, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what all attacks of one budget together leave: each sample must withstand every one of them."""
-    within = [found for found in rows if found["attack"]["eps_over_255"] == round(budget, 6)]
-    worst = worst_case([clean.correct, *(decoded(found["outcomes"]) for found in within)])
+    worst = worst_case([clean.correct, *(decoded(found["outcomes"]) for found in within(budget, rows))])
     return {
         "norm": norm,
         "eps_over_255": budget,
-        "attacks": [found["key"] for found in within],
+        "attacks": [found["key"] for found in within(budget, rows)],
         **accuracy(worst),
         "outcomes": encoded(worst),
     }
 
 
+def within(budget: float, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the attacks that had this budget."""
+    return [found for found in rows if found["attack"]["eps_over_255"] == round(budget, 6)]
+
+
 def raised(bench: Bench, threat_model: ThreatModel, images: Images) -> dict[str, Any]:
     """Return the honesty flags at one budget, on the first of the images."""
     count = min(bench.settings.flag_samples, len(images))
-    about = {"norm": threat_model.norm, "eps_over_255": round(255 * threat_model.eps, 6), "samples": count}
+    eps = round(255 * threat_model.eps, 6)
+    about = {"norm": threat_model.norm, "eps_over_255": eps, "samples": count}
     if not count:
         return {**about, "checks": []}
     few = images.subset(torch.arange(count))
     found = {
-        name: measured(bench, f"flag {name} eps{about['eps_over_255']:g} {threat_model.norm}", probe, few)
+        name: measured(bench, f"flag {name} eps{shown(eps)}", probe, few)
         for name, probe in probes(threat_model, bench.image_size).items()
     }
     local = next(batches_of(few, bench.settings, bench.image_size, bench.accelerator, alone=True))
     checks = [*judge(found), *inspect_model(bench.victim.model, *local[1:])]
     attacks = [probe.described() for probe in probes(threat_model, bench.image_size).values()]
     return {**about, "checks": [asdict(flag) for flag in checks], "attacks": attacks}
+
+
+def shown(budget: float) -> str:
+    """Return a budget as short as it can be written and read back."""
+    return repr(budget).removesuffix(".0")
 
 
 def accuracy(correct: torch.Tensor) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def crossed(
     output: Path,
 ) -> torch.Tensor:
     """Return outcomes (networks, networks, N) of one protocol, over all processes; what the journal has is kept."""
-    folder = output / "journal" / "-".join(fingerprint(victim)[:8] for victim in victims)[:200] / protocol
+    folder = output / "journal" / fingerprint(victims, images) / protocol
     folder.mkdir(parents=True, exist_ok=True)
     done = {number: right for path in folder.glob("*.jsonl") for number, right in read_lines(path)}
     size = victims[0].input_cfg["input_size"][-1]

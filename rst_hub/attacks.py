@@ -300,6 +300,12 @@ def norm_of(delta: torch.Tensor, norm: str) -> torch.Tensor:
     return flat.abs().amax(1) if norm == "Linf" else flat.norm(dim=1)
 
 
+def unit(delta: torch.Tensor) -> torch.Tensor:
+    """Return ``delta`` at an L2 length of 1 for each sample; 0 stays 0."""
+    length = norm_of(delta, "L2")  # in float64, where the square of a tiny gradient is not 0
+    return (delta.double() / per_sample(length.clamp(min=1e-300), delta)).float()
+
+
 def per_sample(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Return ``values`` (N,) with as many dimensions as ``x``, to broadcast over its pixels."""
     return values.view(-1, *[1] * (x.ndim - 1))
@@ -339,10 +345,7 @@ def _gradient(model: Victim, at: torch.Tensor, y: torch.Tensor, loss: Loss) -> t
 
 def _direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
     """Return the steepest step of size 1: signs for Linf, the unit vector for L2; 0 where there is no gradient."""
-    if norm == "Linf":
-        return gradient.sign()
-    length = norm_of(gradient, "L2")  # in float64, where the square of a tiny gradient is not 0
-    return (gradient.double() / per_sample(length.clamp(min=1e-300), gradient)).float()
+    return gradient.sign() if norm == "Linf" else unit(gradient)
 
 
 def _start(

@@ -20,9 +20,9 @@ from .attacks import (
     fooled,
     logits_of,
     margin,
-    norm_of,
     per_sample,
     project,
+    unit,
 )
 from .errors import DataError, RstHubError, SettingsError
 
@@ -102,7 +102,7 @@ def bandits(
         gradient = per_sample(slope / rates["exploration"], noise) * noise
         prior[left] = learnt = _learn(prior[left], gradient, rates["online_lr"], threat_model)
         step = _enlarge(_bounded(learnt, threat_model), x)
-        step = step.sign() if threat_model.norm == "Linf" else _unit(step)
+        step = step.sign() if threat_model.norm == "Linf" else unit(step)
         image = project(image + rates["image_lr"] * step, x[left], threat_model)
         adversarial[left] = image
         used[left] += 2
@@ -214,11 +214,6 @@ def _standing(outputs: list[torch.Tensor], y: torch.Tensor) -> tuple[torch.Tenso
     return right, torch.stack([margin(logits, y) for logits in outputs]).mean(0).float()
 
 
-def _unit(delta: torch.Tensor) -> torch.Tensor:
-    """Return ``delta`` at an L2 length of 1 a sample; 0 stays 0."""
-    return (delta.double() / per_sample(norm_of(delta, "L2").clamp(min=1e-300), delta)).float()
-
-
 # Bandits
 
 
@@ -239,7 +234,7 @@ def _slope(
     """Return, (N,), by how much more the loss climbs along prior + noise than along prior - noise, per distance."""
     losses = []
     for direction in (prior + noise, prior - noise):
-        outputs = _ask(model, image + distance * _unit(_enlarge(direction, image)))
+        outputs = _ask(model, image + distance * unit(_enlarge(direction, image)))
         # in float64, where a confident model's loss is not yet 0
         losses.append(torch.stack([cross_entropy(logits.double(), y) for logits in outputs]).mean(0))
     return ((losses[0] - losses[1]) / distance).float()
@@ -290,7 +285,7 @@ def _bump_grid(x: torch.Tensor, eps: float, generator: Generator) -> torch.Tenso
     grid = (_bumps(side, x)[turned] * signs).transpose(3, 4).reshape(count, channels, down * side, across * side)
     top, near = (height - down * side) // 2, (width - across * side) // 2
     delta = functional.pad(grid, (near, width - across * side - near, top, height - down * side - top))
-    return x + eps * _unit(delta)
+    return x + eps * unit(delta)
 
 
 def _one_bump(
@@ -313,7 +308,7 @@ def _one_bump(
     spare = (eps**2 - delta.square().sum((1, 2, 3), keepdim=True)).clamp(min=0) / x.shape[1]
     budget = (spare + (delta * (gains | loses)).square().sum((2, 3), keepdim=True)).sqrt()
     moved = torch.where(gains, new / _length(new) * budget, delta.masked_fill(loses, 0))
-    return x[left] + eps * _unit(moved)
+    return x[left] + eps * unit(moved)
 
 
 _START = {"Linf": _stripes, "L2": _bump_grid}

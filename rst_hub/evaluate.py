@@ -180,7 +180,13 @@ def interval(correct: torch.Tensor, confidence: float = 0.95) -> tuple[float, fl
     """Return the Wilson score interval (1927) of the accuracy, in percent: the sampling error of so many samples.
 
     It is binomial; for the shares of a randomised model, which vary less than zeros and ones, it is too wide.
+
+    Raises:
+        SettingsError: ``confidence`` is not above 0 and below 1.
+        DataError: there is no sample.
     """
+    if not 0 < confidence < 1:
+        raise SettingsError(f"interval of confidence {confidence}: give a share above 0 and below 1, such as 0.95")
     share, count = percent(correct) / 100, correct.numel()
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     centre, scale = share + z * z / (2 * count), 1 + z * z / count

@@ -172,6 +172,8 @@ def test_the_interval_is_wilsons():
     low, high = interval(torch.zeros(100))
     assert low == 0.0
     assert round(high, 1) == 3.7
+    with pytest.raises(SettingsError, match="confidence"):
+        interval(torch.ones(3), 1.0)
     wide, narrow = (interval(torch.tensor([1.0, 0.0] * n)) for n in (10, 1000))
     assert wide[1] - wide[0] > 5 * (narrow[1] - narrow[0])
 

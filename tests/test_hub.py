@@ -6,6 +6,7 @@ from hub_server import REQUESTS, add_commit
 
 import rst_hub
 from rst_hub.errors import ArchitectureError, SettingsError, TicketError
+from rst_hub.hub import fetch_all
 
 
 def test_a_folder_gives_a_plain_timm_model(folder, ticket):
@@ -139,3 +140,27 @@ def test_what_the_hub_cannot_give_is_an_error(repo, tmp_path):
         rst_hub.from_pretrained("org/rst-test", ticket="r0.1", token="a\nb")
     with pytest.raises(SettingsError, match="two revisions"):
         rst_hub.from_pretrained("org/rst-test@main", revision="v2")
+
+
+def test_a_robustbench_model_takes_pixels_and_gives_logits(folder):
+    model = rst_hub.robustbench_model(folder)
+    plain, x = rst_hub.from_pretrained(folder), torch.rand(4, 3, 32, 32)
+    assert torch.equal(model(x), plain((x - 0.3) / 0.3))
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    leaf = x.clone().requires_grad_()
+    model(leaf).sum().backward()
+    assert bool(leaf.grad.any())
+    with pytest.raises(SettingsError, match="features"):
+        rst_hub.robustbench_model(folder, features_only=True)
+
+
+def test_all_tickets_of_a_repository_are_fetched_at_one_commit(tmp_path):
+    for ratio in (0.05, 0.1):
+        rst_hub.Ticket.draw(make_popup(remaining_ratio=ratio)).save(tmp_path / "set")
+    commit = add_commit("org/rst-set", tmp_path / "set")
+    folder, names = fetch_all("org/rst-set")
+    assert names == ["r0.05", "r0.1"]
+    assert folder.name == commit
+    assert all(rst_hub.Ticket.load(folder, name).name == name for name in names)
+    assert fetch_all(tmp_path / "set") == (tmp_path / "set", names)

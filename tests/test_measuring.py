@@ -322,10 +322,14 @@ def test_transfer_refuses_what_makes_no_matrix(tickets, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_changed_ticket_is_measured_anew(tickets):
+def test_a_changed_ticket_or_data_set_is_measured_anew(tickets):
     one, two = (victims.load_victim(str(tickets / "two"), name) for name in ("r0.3", "r0.5"))
-    assert victims.fingerprint(one) != victims.fingerprint(two)
-    assert victims.fingerprint(one) == victims.fingerprint(victims.load_victim(str(tickets / "two"), "r0.3"))
+    images = load_images("digits", "test")
+    same = victims.fingerprint([victims.load_victim(str(tickets / "two"), "r0.3")], images)
+    fewer = images.subset(torch.arange(100))
+    prints = [victims.fingerprint(which, on) for which in ([one], [two], [one, two]) for on in (images, fewer)]
+    assert prints[0] == same
+    assert len(set(prints)) == 6
 
 
 def test_the_readme_names_every_recipe():

@@ -4,10 +4,20 @@ import pytest
 import timm
 import torch
 from conftest import LABELS
+from hub_server import add_commit
 
 from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
 from rst_hub.errors import ArchitectureError, SettingsError
-from rst_hub.models import build_model, describe_input, load_dense, save_dense, set_input, size_arguments, state_layout
+from rst_hub.models import (
+    build_model,
+    describe_input,
+    load_dense,
+    load_timm,
+    save_dense,
+    set_input,
+    size_arguments,
+    state_layout,
+)
 
 
 def test_the_weights_are_the_seeds_and_nothing_depends_on_torchs_random_state():
@@ -175,3 +185,16 @@ def test_a_dense_model_is_saved_in_timms_form(tmp_path):
     (tmp_path / "dense" / "model.safetensors").write_bytes(b"1")
     with pytest.raises(ArchitectureError, match="holds no dense model"):
         load_dense(tmp_path / "dense")
+
+
+def test_timms_own_models_are_loaded_by_their_names(tmp_path):
+    model = build_model("test_resnet", {"num_classes": 10}, seed=0)
+    describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), LABELS)
+    save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10})
+    add_commit("org/dense", tmp_path / "dense")
+    loaded = load_timm("hf-hub:org/dense")
+    assert not loaded.training
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.state_dict().items())
+    for name in ("resnet81", "hf-hub:org/absent", "resnet18.no_such_tag"):
+        with pytest.raises(ArchitectureError, match="timm cannot load"):
+            load_timm(name)
