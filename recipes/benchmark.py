@@ -80,9 +80,8 @@ def main(arguments: list[str]) -> None:
     bench.say(in_words("clean", clean))
     rows = []
     for key, attack in attacks.items():
-        with autoattack_warnings() as warnings:
-            left = measured(bench, key, attack, images)
-        rows.append(row(key, attack, clean, left, sorted(set(gather_object(list(warnings))))))
+        left = measured(bench, key, attack, images)
+        rows.append(row(key, attack, clean, left, warnings_of(bench, key, images)))
         bench.say(in_words(key, left))
     together = [worst_at(settings.norm, budget, clean, rows) for budget in eps if within(budget, rows)]
     for found in together:
@@ -122,20 +121,34 @@ def planned(bench: Bench, eps: list[float]) -> dict[str, NamedAttack]:
 def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images) -> Outcomes:
     """Return what an attack leaves of the images, over all processes; what the journal has is not measured again."""
     accelerator, settings = bench.accelerator, bench.settings
+    folder = journal_of(bench, key, images)
+    rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
+    with autoattack_warnings(folder / f"{accelerator.process_index}.warnings"):
+        parts = evaluate(
+            bench.victim.model,
+            batches_of(images, settings, bench.image_size, accelerator),
+            attack,
+            seed=settings.seed,
+            done=[part for path in sorted(folder.glob("*.jsonl")) for part in read_journal(path)],
+            journal=folder / f"{accelerator.process_index}.jsonl",
+            progress=key if accelerator.is_main_process else None,
+            total=rounds,
+        )
+    return join(gather_object(parts))
+
+
+def journal_of(bench: Bench, key: str, images: Images) -> Path:
+    """Return the folder of one attack's journals, made if it is not there."""
     folder = bench.output / "journal" / fingerprint([bench.victim], images) / key
     folder.mkdir(parents=True, exist_ok=True)
-    rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
-    parts = evaluate(
-        bench.victim.model,
-        batches_of(images, settings, bench.image_size, accelerator),
-        attack,
-        seed=settings.seed,
-        done=[part for path in sorted(folder.glob("*.jsonl")) for part in read_journal(path)],
-        journal=folder / f"{accelerator.process_index}.jsonl",
-        progress=key if accelerator.is_main_process else None,
-        total=rounds,
-    )
-    return join(gather_object(parts))
+    return folder
+
+
+def warnings_of(bench: Bench, key: str, images: Images) -> list[str]:
+    """Return what AutoAttack warned of in any process, also before an interruption."""
+    files = sorted(journal_of(bench, key, images).glob("*.warnings"))
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
+    return sorted(set(gather_object(lines)))
 
 
 def row(key: str, attack: NamedAttack, clean: Outcomes, left: Outcomes, warnings: list[str]) -> dict[str, Any]:
@@ -232,17 +245,17 @@ def default_output(victim: Victim, settings: BenchmarkSettings) -> str:
 
 
 @contextmanager
-def autoattack_warnings() -> Iterator[list[str]]:
-    """Yield the list of AutoAttack's warnings, which belong into the result rather than between the bars."""
-    found: list[str] = []
-    logger, handler = logging.getLogger("auto-attack"), logging.Handler(logging.WARNING)
-    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+def autoattack_warnings(path: Path) -> Iterator[None]:
+    """Add AutoAttack's warnings to a file: they belong into the result rather than between the bars."""
+    logger, handler = logging.getLogger("auto-attack"), logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
     try:
-        yield found
+        yield
     finally:
         logger.removeHandler(handler)
+        handler.close()
         logger.propagate = propagate
 
 

@@ -37,6 +37,8 @@ from rst_hub.suite import NamedAttack, named_attack
 FREE_ON_RESUME = ("resume", "output", "paper_protocol")
 PROTOCOLS = {"full": "full attack", "paper": "each sample stopped once it fools its source (the paper's code)"}
 
+TITLES = {"full": "full attack", "paper": "paper protocol"}
+
 
 def main(arguments: list[str]) -> None:
     """Load the networks, craft on each and test on all, write and draw."""
@@ -177,7 +179,7 @@ def draw(result: dict[str, Any], labels: list[str], path: Path) -> None:
                 axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="white" if value < 60 else "black")
         axes.set_xticks(range(count), labels, rotation=45, ha="right")
         axes.set_yticks(range(count), labels)
-        axes.set(xlabel="tested on", ylabel="crafted on", title=protocol)
+        axes.set(xlabel="tested on", ylabel="crafted on", title=TITLES[protocol])
     attack, data = result["attack"], result["dataset"]
     budget = "" if attack["eps_over_255"] is None else f", {attack['norm']}, eps {attack['eps_over_255']:g}/255"
     figure.suptitle(f"{attack['name']}{budget}; accuracy in % on {data['samples']} test images of {data['name']}")

@@ -56,7 +56,7 @@ def load_victim(source: str, name: str | None = None) -> Victim:
     if folder.is_dir() and not _holds_tickets(folder):
         if name is not None:
             raise SettingsError(f"--name {name} goes with tickets; {source} is a dense model")
-        return _dense(folder.resolve().name, load_dense(folder), {"sha256": _sha256(folder / "model.safetensors")})
+        return _dense(_label(folder), load_dense(folder), {"sha256": _sha256(folder / "model.safetensors")})
     if not folder.is_dir() and (":" in source or "/" not in source) and not source.startswith("hf://"):
         return _dense(source, load_timm(source), {"loaded_by": "timm"})
     if name is not None:
@@ -67,7 +67,7 @@ def load_victim(source: str, name: str | None = None) -> Victim:
     tickets = [rst_hub.Ticket.load(where, one) for one in names]
     config = json.loads((where / "config.json").read_text(encoding="utf-8"))
     sha256 = {entry["name"]: entry["sha256"] for entry in config["rst"]["tickets"]}
-    label = folder.resolve().name if folder.is_dir() else source
+    label = _label(folder) if folder.is_dir() else source
     about = {
         "source": label,
         "architecture": tickets[0].architecture,
@@ -159,6 +159,12 @@ def circumstances(
         "device": device_name(accelerator.device),
         "versions": versions(),
     }
+
+
+def _label(folder: Path) -> str:
+    """Return a folder's name; of a run's ``ticket/`` or ``model/`` the run's."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name in ("ticket", "model") else folder.name
 
 
 def _holds_tickets(folder: Path) -> bool:
