@@ -18,7 +18,7 @@ from digits import RECIPES, run_recipe
 
 ATTACKS = {
     "Linf": ("8", "fgsm,fgsm_rs,pgd20,pgd100x5,cw_linf,cw_l2,bandits2000,square2000,autoattack"),
-    "L2": ("128", "fgsm,fgsm_rs,pgd20,pgd100x5,bandits2000,square2000,autoattack"),
+    "L2": ("128", "fgsm,fgsm_rs,pgd20,pgd100x5,margin100,bandits2000,square2000,autoattack"),
 }
 NETWORKS = {"ticket": "ticket, 10% of random weights", "natural": "dense, trained naturally"}
 
@@ -33,7 +33,7 @@ def main() -> None:
     found = {}
     for norm, (eps, attacks) in ATTACKS.items():
         for name, source in sources.items():
-            folder = options.output / f"{name}-{norm}"
+            folder = options.output / f"{name}-{norm}-n{options.samples}"
             settings = ["--dataset", "digits", "--norm", norm, "--eps", eps, "--attacks", attacks]
             found[norm, name] = measured(source, folder, [*settings, "--samples", str(options.samples)])
     for norm in ATTACKS:
@@ -71,8 +71,9 @@ def table(norm: str, results: dict[str, dict[str, Any]]) -> None:
     print(f"{'worst case':18}" + "".join(f"{_cell(result['worst_case'][0]):>38}" for result in results.values()))
     for name, result in results.items():
         checks, warnings = result["flags"]["checks"], {w for row in result["attacks"] for w in row["warnings"]}
-        failed = [f"{flag['check']} ({flag['found']})" for flag in checks if not flag["passed"]]
-        print(f"{NETWORKS[name]}: {len(checks) - len(failed)} of {len(checks)} checks passed")
+        failed = [f"{flag['check']} ({flag['found']})" for flag in checks if flag["passed"] is False]
+        passed = sum(flag["passed"] is True for flag in checks)
+        print(f"{NETWORKS[name]}: {passed} of {len(checks)} checks passed on {result['flags']['samples']} samples")
         for text in failed:
             print(f"  FAILED {text}")
         for text in sorted(warnings):

@@ -1,6 +1,6 @@
 """Measure a ticket, an R2S or a dense model under attack: one JSON, with all that its numbers must carry.
 
-    python recipes/benchmark.py --ticket FOLDER                             PGD-20, CW-Inf, Square and the honesty flags
+    python recipes/benchmark.py --ticket FOLDER                             PGD-20 on two losses, Square, honesty flags
     accelerate launch recipes/benchmark.py --ticket org/name --attacks pgd20,cw_l2,autoattack --eps 8,12
     python recipes/benchmark.py --ticket FOLDER --name r0.05 --norm L2 --eps 128 --samples 500
     python recipes/benchmark.py --ticket resnet18.a1_in1k --dataset org/imagenet      a dense model of timm
@@ -11,13 +11,15 @@ of several tickets is measured as an R2S against an attacker who knows all membe
 mean over them (EOT), accuracies the exact expectation.
 """
 
+import hashlib
+import json
 import logging
 import math
-import shlex
+import statistics
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,21 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
 from run import check_output, make_folder
-from settings import BenchmarkSettings, budgets, parse
+from settings import BenchmarkSettings, budgets, command, parse
 from tqdm import tqdm
-from victims import Victim, batches_of, circumstances, fingerprint, load_test_images, load_victim, place
+from victims import (
+    Victim,
+    batches_of,
+    circumstances,
+    fingerprint,
+    load_test_images,
+    load_victim,
+    place,
+    several_processes,
+)
 
 from rst_hub.attacks import ThreatModel
+from rst_hub.autoattack import require
 from rst_hub.data import Images
 from rst_hub.evaluate import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
 from rst_hub.files import write_json
@@ -42,12 +54,12 @@ FREE_ON_RESUME = ("resume", "output", "attacks", "eps", "flag_samples")
 
 @dataclass(frozen=True)
 class Bench:
-    """One network to measure, where, and into which folder."""
+    """One network to measure, by which processes; and the folder of journals, which is that network's and data's."""
 
     settings: BenchmarkSettings
     accelerator: Accelerator
     victim: Victim
-    output: Path
+    journal: Path
 
     @property
     def image_size(self) -> int:
@@ -63,17 +75,21 @@ class Bench:
 def main(arguments: list[str]) -> None:
     """Load, attack, flag, write."""
     settings = parse(BenchmarkSettings, arguments, __doc__ or "")
-    eps = list(dict.fromkeys(budgets(settings)))
-    accelerator = Accelerator()
+    budgets(settings)
+    accelerator = several_processes()
     with accelerator.main_process_first():
         victim = load_victim(settings.ticket, settings.name)
-    bench = Bench(settings, accelerator, victim, Path(settings.output or default_output(victim, settings)))
-    attacks = planned(bench, eps)
-    check_output(bench.output, "benchmark", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    output = Path(settings.output or default_output(victim, settings))
+    check_output(output, "benchmark", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    settings = with_earlier(settings, output)
+    eps = budgets(settings)
+    attacks = planned(settings, eps, victim)
     dataset, images = load_test_images(settings, [victim], accelerator)
+    journal = output / "journal" / fingerprint([victim], images)
     place([victim], accelerator.device)
-    make_folder(accelerator, bench.output, "benchmark", settings)
-    bench.say(f"{victim.kind} {victim.label}, {len(images)} test images of {dataset}; run folder {bench.output}")
+    make_folder(accelerator, output, "benchmark", settings)
+    bench = Bench(settings, accelerator, victim, journal)
+    bench.say(f"{victim.kind} {victim.label}, {len(images)} test images of {dataset}; run folder {output}")
 
     # What every attack leaves of every sample, and what all of them together leave.
     clean = measured(bench, "clean", None, images)
@@ -81,7 +97,7 @@ def main(arguments: list[str]) -> None:
     rows = []
     for key, attack in attacks.items():
         left = measured(bench, key, attack, images)
-        rows.append(row(key, attack, clean, left, warnings_of(bench, key, images)))
+        rows.append(row(key, attack, clean, left, warnings_of(bench, key, attack)))
         bench.say(in_words(key, left))
     together = [worst_at(settings.norm, budget, clean, rows) for budget in eps if within(budget, rows)]
     for found in together:
@@ -90,30 +106,48 @@ def main(arguments: list[str]) -> None:
     # Signs that the attacks failed where the network seems strong.
     flags = raised(bench, ThreatModel(settings.norm, eps[0] / 255), images)
     for flag in flags["checks"]:
-        bench.say(f"{'passed' if flag['passed'] else 'FAILED'}  {flag['check']}: {flag['found']}")
+        word = {True: "passed", False: "FAILED", None: "too few to say"}[flag["passed"]]
+        bench.say(f"{word}  {flag['check']}: {flag['found']}")
 
     result = {
         "kind": victim.kind,
         "network": victim.about,
-        **circumstances(settings, dataset, images, accelerator, shlex.join(["recipes/benchmark.py", *arguments])),
+        **circumstances(settings, dataset, images, bench.image_size, accelerator, command("benchmark", settings)),
         "clean": {**accuracy(clean.correct), "outcomes": encoded(clean.correct)},
         "attacks": rows,
         "worst_case": together,
         "flags": flags,
     }
     if accelerator.is_main_process:
-        write_json(bench.output / "results.json", result)
-    bench.say(f"wrote {bench.output / 'results.json'}")
+        write_json(output / "results.json", result)
+    bench.say(f"wrote {output / 'results.json'}")
     accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     accelerator.end_training()
 
 
-def planned(bench: Bench, eps: list[float]) -> dict[str, NamedAttack]:
+def with_earlier(settings: BenchmarkSettings, output: Path) -> BenchmarkSettings:
+    """Return the settings of a resumed benchmark: attacks and budgets are added to what it had, never taken away."""
+    path = output / "settings.json"
+    if not path.exists():
+        return settings
+    earlier = json.loads(path.read_text(encoding="utf-8"))["settings"]
+
+    def both(key: str) -> str:
+        words = f"{earlier[key]},{getattr(settings, key)}".split(",")
+        return ",".join(dict.fromkeys(word.strip() for word in words))
+
+    return replace(settings, attacks=both("attacks"), eps=both("eps"))
+
+
+def planned(settings: BenchmarkSettings, eps: list[float], victim: Victim) -> dict[str, NamedAttack]:
     """Return every attack at every budget, by a key of both; one that has no budget once."""
     attacks = {}
-    for name in dict.fromkeys(part.strip() for part in bench.settings.attacks.split(",")):
+    classes: Any = victim.members[0].model.num_classes
+    for name in dict.fromkeys(part.strip() for part in settings.attacks.split(",")):
+        if name.startswith("autoattack"):
+            require(classes)
         for budget in eps:
-            attack = named_attack(name, ThreatModel(bench.settings.norm, budget / 255), bench.image_size)
+            attack = named_attack(name, ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1])
             attacks[name if attack.threat_model is None else f"{name}-eps{shown(budget)}"] = attack
     return attacks
 
@@ -121,7 +155,7 @@ def planned(bench: Bench, eps: list[float]) -> dict[str, NamedAttack]:
 def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images) -> Outcomes:
     """Return what an attack leaves of the images, over all processes; what the journal has is not measured again."""
     accelerator, settings = bench.accelerator, bench.settings
-    folder = journal_of(bench, key, images)
+    folder = journal_of(bench, key, attack)
     rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
     with autoattack_warnings(folder / f"{accelerator.process_index}.warnings"):
         parts = evaluate(
@@ -137,16 +171,17 @@ def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images)
     return join(gather_object(parts))
 
 
-def journal_of(bench: Bench, key: str, images: Images) -> Path:
-    """Return the folder of one attack's journals, made if it is not there."""
-    folder = bench.output / "journal" / fingerprint([bench.victim], images) / key
+def journal_of(bench: Bench, key: str, attack: NamedAttack | None) -> Path:
+    """Return the folder of an attack's journals, made if need be; one for each of its settings."""
+    described = json.dumps(None if attack is None else attack.described(), sort_keys=True)
+    folder = bench.journal / f"{key}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def warnings_of(bench: Bench, key: str, images: Images) -> list[str]:
+def warnings_of(bench: Bench, key: str, attack: NamedAttack) -> list[str]:
     """Return what AutoAttack warned of in any process, also before an interruption."""
-    files = sorted(journal_of(bench, key, images).glob("*.warnings"))
+    files = sorted(journal_of(bench, key, attack).glob("*.warnings"))
     lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     return sorted(set(gather_object(lines)))
 
@@ -167,7 +202,7 @@ def row(key: str, attack: NamedAttack, clean: Outcomes, left: Outcomes, warnings
         found["mean_l2_of_broken"] = _mean(left.l2[broken])
         found["median_l2_of_broken"] = _median(left.l2[broken])
     if attack.counts_queries:
-        found["mean_queries"] = _mean(left.queries)
+        found["mean_queries"] = _mean(left.queries[clean.correct > 0])
         found["median_queries_of_broken"] = _median(left.queries[broken])
     return {**found, "outcomes": encoded(left.correct)}
 
@@ -198,7 +233,7 @@ def raised(bench: Bench, threat_model: ThreatModel, images: Images) -> dict[str,
         return {**about, "checks": []}
     few = images.subset(torch.arange(count))
     found = {
-        name: measured(bench, f"flag {name} eps{shown(eps)}", probe, few)
+        name: measured(bench, f"flag {count} {name} eps{shown(eps)}", probe, few)
         for name, probe in probes(threat_model, bench.image_size).items()
     }
     local = next(batches_of(few, bench.settings, bench.image_size, bench.accelerator, alone=True))
@@ -264,7 +299,7 @@ def _mean(values: torch.Tensor) -> float | None:
 
 
 def _median(values: torch.Tensor) -> float | None:
-    return round(float(values.double().median()), 4) if len(values) else None
+    return round(float(statistics.median(values.tolist())), 4) if len(values) else None
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def main_of(recipe: Callable[[list[str]], None]) -> int:
         print(f"process {process}: error: {error}" if process else f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the last whole epoch is saved: add --resume to continue from it", file=sys.stderr)
+        print("interrupted; the last whole epoch or batch is saved: add --resume to continue from it", file=sys.stderr)
         return 130
     return 0
 

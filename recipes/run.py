@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import io
 import json
 import os
@@ -101,13 +102,16 @@ def start(recipe: str, settings: RunSettings) -> Run:
 
 
 def make_folder(accelerator: Accelerator, output: Path, recipe: str, settings: RunSettings | MeasureSettings) -> None:
-    """Make a run's folder with its settings.json, on the main process; leave one that is resumed as it is.
+    """Make a run's folder with its settings.json, on the main process.
+
+    A search or training that is resumed keeps its first settings; a measurement gets those that it has now.
 
     Raises:
         SettingsError: it cannot be written.
     """
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not (output / "settings.json").exists():
+    known = (output / "settings.json").exists() and not isinstance(settings, MeasureSettings)
+    if accelerator.is_main_process and not known:
         begun = {"recipe": recipe, "precision": accelerator.mixed_precision}
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -167,7 +171,7 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
         "epoch": metrics[best]["epoch"],
         "optimizer_steps": metrics[best]["steps"],
         "results": {
-            "split": "test",
+            "split": run.test.split,
             "samples": test["samples"],
             "clean_accuracy": test["clean"],
             "robust_accuracy": test["pgd20"],
@@ -193,13 +197,16 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    return {
+    found = {
         "rst_hub": rst_hub.__version__,
         "torch": torch.__version__,
         "timm": TIMM_VERSION,
         "accelerate": accelerate.__version__,
         "python": platform.python_version(),
     }
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["pyautoattack"] = importlib.metadata.version("pyautoattack")
+    return found
 
 
 def _default_output(recipe: str, settings: RunSettings) -> str:

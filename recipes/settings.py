@@ -7,6 +7,7 @@ are the same everywhere, with ``-`` for ``_`` on the command line.
 import argparse
 import dataclasses
 import math
+import shlex
 import sys
 import types
 import typing
@@ -134,7 +135,7 @@ class BenchmarkSettings(MeasureSettings):
 
     ticket: str = _setting("", "ticket folder or org/name on the Hub; or a dense model's folder, or its name in timm")
     name: str | None = _setting(None, "one of several tickets; without it they are measured as one R2S")
-    attacks: str = _setting("pgd20,cw_linf,square1000", "names, with commas between: " + ", ".join(NAMES))
+    attacks: str = _setting("pgd20,margin20,square1000", "names, with commas between: " + ", ".join(NAMES))
     eps: str = _setting("8", "budgets in pixels over 255, with commas between")
     flag_samples: int = _setting(200, "images of those to raise the honesty flags on, at the first eps; 0: no flags")
 
@@ -243,7 +244,17 @@ def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
         values = [-1.0]
     if not all(0 <= value <= highest and math.isfinite(value) for value in values):
         raise SettingsError(f"--eps {settings.eps}: give budgets in pixels over 255, for Linf at most 255")
-    return values
+    return list(dict.fromkeys(values))
+
+
+def command(recipe: str, settings: MeasureSettings) -> str:
+    """Return the command line that measures this, whether it was measured at once or added to bit by bit."""
+    words = [f"recipes/{recipe}.py"]
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if f.name not in ("output", "resume") and value != f.default:
+            words += [f"--{_dashed(f.name)}"] if value is True else [f"--{_dashed(f.name)}", str(value)]
+    return shlex.join(words)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -10,11 +10,11 @@ soon as it fools the network that it is crafted on, which makes it transfer wors
 beside the full attack. The run's folder holds ``transfer.json``, ``transfer.png`` and a journal for ``--resume``.
 """
 
+import functools
 import json
 import math
-import shlex
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,24 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
 from run import check_output, make_folder
-from settings import TransferSettings, budgets, parse
+from settings import TransferSettings, budgets, command, parse
 from tqdm import tqdm
-from victims import Victim, batches_of, circumstances, each_alone, fingerprint, load_test_images, load_victim, place
+from victims import (
+    Victim,
+    batches_of,
+    circumstances,
+    each_alone,
+    fingerprint,
+    load_test_images,
+    load_victim,
+    place,
+    several_processes,
+)
 
 from rst_hub.attacks import ThreatModel
 from rst_hub.data import Images
 from rst_hub.errors import DataError, SettingsError
-from rst_hub.evaluate import batch_generator, percent, transfer_outcomes
+from rst_hub.evaluate import percent, transfer_outcomes
 from rst_hub.files import write_file, write_json
 from rst_hub.suite import NamedAttack, named_attack
 
@@ -45,7 +55,7 @@ def main(arguments: list[str]) -> None:
     settings = parse(TransferSettings, arguments, __doc__ or "")
     (eps,) = budgets(settings)
     check_matplotlib()
-    accelerator = Accelerator()
+    accelerator = several_processes()
     with accelerator.main_process_first():
         sources = [load_victim(source.strip()) for source in settings.tickets.split(",")]
     victims = [alone for source in sources for alone in each_alone(source)]
@@ -53,11 +63,14 @@ def main(arguments: list[str]) -> None:
         raise SettingsError(f"--tickets {settings.tickets}: give two networks or more, or a folder of several tickets")
     size = victims[0].input_cfg["input_size"][-1]
     attack = named_attack(settings.attack, ThreatModel(settings.norm, eps / 255), size)
-    protocols = ["full", "paper"] if settings.paper_protocol else ["full"]
-    if "paper" in protocols and "keep" not in attack.settings:
-        raise SettingsError(f"--paper-protocol stops an attack early, which {settings.attack} cannot: give pgd20, say")
     output = Path(settings.output or default_output(settings, eps))
     check_output(output, "transfer", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    if (output / "journal").exists():  # what it had is measured again, which costs nothing
+        paper = any((output / "journal").glob("*/paper"))
+        settings = replace(settings, paper_protocol=paper or settings.paper_protocol)
+    protocols = ["full", "paper"] if settings.paper_protocol else ["full"]
+    if "paper" in protocols and ("keep" not in attack.settings or attack.settings["restarts"] > 1):
+        raise SettingsError(f"--paper-protocol stops an attack early, which {settings.attack} cannot: give pgd20, say")
     dataset, images = load_test_images(settings, victims, accelerator)
     place(victims, accelerator.device)
     make_folder(accelerator, output, "transfer", settings)
@@ -68,7 +81,7 @@ def main(arguments: list[str]) -> None:
         "attack": attack.described(),
         "rows": "crafted on",
         "columns": "tested on",
-        **circumstances(settings, dataset, images, accelerator, shlex.join(["recipes/transfer.py", *arguments])),
+        **circumstances(settings, dataset, images, size, accelerator, command("transfer", settings)),
         "accuracy": {},
     }
     for protocol in protocols:
@@ -101,12 +114,14 @@ def crossed(
     size = victims[0].input_cfg["input_size"][-1]
     rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
     models = [victim.members[0] for victim in victims]
+    budget = {} if attack.threat_model is None else {"threat_model": attack.threat_model}
+    craft = functools.partial(attack.function, **budget, **attack.settings)
     batches = batches_of(images, settings, size, accelerator)
     found = []
     for number, x, y in tqdm(batches, protocol, rounds, leave=False, disable=not accelerator.is_main_process):
         if number not in done:
-            craft = seeded(attack, batch_generator(settings.seed, number, x.device), y)
-            right = transfer_outcomes(models, [(x, y)], craft, paper_protocol=protocol == "paper")
+            paper = protocol == "paper"
+            right = transfer_outcomes(models, [(number, x, y)], craft, paper_protocol=paper, seed=settings.seed)
             done[number] = right.int().tolist()
             line = json.dumps({"batch": number, "right": done[number]}).encode() + b"\n"
             path = folder / f"{accelerator.process_index}.jsonl"
@@ -117,19 +132,6 @@ def crossed(
     if whole.shape[2] != len(images):
         raise DataError(f"the journal in {folder} is of other images: choose another --output")
     return whole
-
-
-def seeded(attack: NamedAttack, generator: torch.Generator, y: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """Return the attack on one batch as a function of (model, x, y), which draws the same for every source."""
-    state = generator.get_state()
-
-    def craft(model: Any, x: torch.Tensor, labels: torch.Tensor, **changed: Any) -> torch.Tensor:
-        generator.set_state(state)
-        settings = {**attack.settings, **changed}
-        same = NamedAttack(attack.name, attack.function, attack.threat_model, settings)
-        return same(model, x, labels, generator, torch.zeros_like(y))
-
-    return craft
 
 
 def read_lines(path: Path) -> list[tuple[int, Any]]:

@@ -1,23 +1,27 @@
 """What benchmark.py and transfer.py measure: tickets, sets of tickets (R2S), dense models, and the images for them."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from run import device_name, versions
 from settings import MeasureSettings
 from torch import nn
 
 import rst_hub
 from rst_hub.data import Images, evaluation_batches, load_images, permutation
-from rst_hub.errors import ArchitectureError, DataError, RstHubError, SettingsError
+from rst_hub.errors import ArchitectureError, DataError, RstHubError, SettingsError, TicketError
 from rst_hub.hub import fetch, fetch_all
 from rst_hub.models import PixelModel, load_dense, load_timm
+from rst_hub.ticket import digest
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Victim:
         return dict(cfg)
 
 
+def several_processes() -> Accelerator:
+    """Return an Accelerator whose processes may wait for each other for days: attacks take unequally long."""
+    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
+
+
 def load_victim(source: str, name: str | None = None) -> Victim:
     """Return what ``source`` is: a ticket, all tickets of a folder as one R2S, or a dense model.
 
@@ -52,22 +61,32 @@ def load_victim(source: str, name: str | None = None) -> Victim:
     Raises:
         RstHubError: it cannot be found or read.
     """
+    prefix, _, path = source.partition(":")
+    if prefix in ("hf-hub", "local-dir"):
+        with contextlib.suppress(TicketError):  # timm's names, of a ticket
+            return _tickets(path, name)
     folder = Path(source)
-    if folder.is_dir() and not _holds_tickets(folder):
-        if name is not None:
-            raise SettingsError(f"--name {name} goes with tickets; {source} is a dense model")
-        return _dense(_label(folder), load_dense(folder), {"sha256": _sha256(folder / "model.safetensors")})
-    if not folder.is_dir() and (":" in source or "/" not in source) and not source.startswith("hf://"):
-        return _dense(source, load_timm(source), {"loaded_by": "timm"})
-    if name is not None:
+    is_dense_folder = folder.is_dir() and not _holds_tickets(folder)
+    is_timms = not folder.is_dir() and (":" in source or "/" not in source) and not source.startswith("hf://")
+    if (is_dense_folder or is_timms) and name is not None:
+        raise SettingsError(f"--name {name} goes with tickets; {source} is a dense model")
+    if is_dense_folder:
+        return _dense(_label(folder), load_dense(folder))
+    if is_timms:
+        return _dense(_label(Path(path)) if prefix == "local-dir" else source, load_timm(source))
+    return _tickets(source, name)
+
+
+def _tickets(source: str, name: str | None) -> Victim:
+    if name is None:
+        where, names = fetch_all(source)
+    else:
         where, name = fetch(source, name)
         names = [name]
-    else:
-        where, names = fetch_all(source)
     tickets = [rst_hub.Ticket.load(where, one) for one in names]
     config = json.loads((where / "config.json").read_text(encoding="utf-8"))
     sha256 = {entry["name"]: entry["sha256"] for entry in config["rst"]["tickets"]}
-    label = _label(folder) if folder.is_dir() else source
+    label = _label(where) if Path(source).is_dir() else source
     about = {
         "source": label,
         "architecture": tickets[0].architecture,
@@ -123,8 +142,14 @@ def load_test_images(settings: MeasureSettings, victims: list[Victim], accelerat
 def fingerprint(victims: Sequence[Victim], images: Images) -> str:
     """Return some digits that change when a ticket, a checkpoint or the data of the same name do."""
     sha = hashlib.sha256(json.dumps([victim.about for victim in victims], sort_keys=True).encode())
+    for member in (member for victim in victims for member in victim.members):
+        state = {**member.state_dict(), "mean": member.mean, "std": member.std}
+        sha.update(digest(state, state).encode())
     sha.update(images.labels.numpy().tobytes())
-    sha.update(images.rows[0].numpy().tobytes() + images.rows[len(images) - 1].numpy().tobytes())
+    if isinstance(images.rows, torch.Tensor):
+        sha.update(images.rows.numpy().tobytes())
+    else:  # what datasets itself knows the rows by
+        sha.update(f"{images.rows.dataset._fingerprint} {images.rows.size}".encode())
     return sha.hexdigest()[:16]
 
 
@@ -146,11 +171,15 @@ def batches_of(
 
 
 def circumstances(
-    settings: MeasureSettings, dataset: str, images: Images, accelerator: Accelerator, command: str
+    settings: MeasureSettings, dataset: str, images: Images, image_size: int, accelerator: Accelerator, command: str
 ) -> dict[str, Any]:
     """Return what every number must carry: data, sample count, seed, command, device and versions."""
     return {
-        "dataset": {"name": dataset, "split": "test", "samples": len(images)},
+        "dataset": {"name": dataset, "split": images.split, "samples": len(images)},
+        "images": {
+            "size": image_size,
+            "resize": "shorter side, bilinear with antialiasing; centre crop (crop_pct 1)",
+        },
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "precision": "float32",
@@ -174,14 +203,19 @@ def _holds_tickets(folder: Path) -> bool:
         return True  # let the tickets' own reader say what is wrong with it
 
 
-def _dense(label: str, model: nn.Module, about: dict[str, Any]) -> Victim:
+def _dense(label: str, model: nn.Module) -> Victim:
     cfg: Any = model.pretrained_cfg
-    architecture = cfg.get("architecture") or type(model).__name__
+    state = model.state_dict()
+    about = {
+        "source": label,
+        "architecture": cfg.get("architecture") or type(model).__name__,
+        "state_digest": digest(state, state),
+        "dataset": None,
+    }
     try:
-        wrapped = PixelModel(model)
+        return Victim(label, "dense", [PixelModel(model)], about)
     except RstHubError as error:
         raise ArchitectureError(f"{label}: {error}") from error
-    return Victim(label, "dense", [wrapped], {"source": label, "architecture": architecture, **about, "dataset": None})
 
 
 def _check_labels(victim: Victim, images: Images, dataset: str) -> None:
@@ -196,7 +230,3 @@ def _check_labels(victim: Victim, images: Images, dataset: str) -> None:
     if set(names) & set(images.classes) and names != list(images.classes):
         odd = next((a, b) for a, b in zip(names, images.classes, strict=True) if a != b)
         raise DataError(f"{victim.label} and data set {dataset} name their classes differently: {odd[0]!r}, {odd[1]!r}")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -12,17 +12,19 @@ al., 2018; paper, section 6.3), and a sample is fooled when every member is.
 """
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from .errors import DataError, RstHubError, SettingsError
 
 Model = Callable[[torch.Tensor], torch.Tensor]
-Victim = Model | Sequence[Model]
+Victim = Model | Sequence[Model] | nn.ModuleList
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Attack = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 NORMS = ("Linf", "L2")
@@ -40,7 +42,8 @@ class ThreatModel:
         if self.norm not in NORMS:
             raise SettingsError(f"threat model norm {self.norm!r} is not supported; give 'Linf' or 'L2'")
         highest = 1 if self.norm == "Linf" else math.inf
-        if isinstance(self.eps, str | bool) or not 0 <= self.eps <= highest or math.isinf(self.eps):
+        is_number = isinstance(self.eps, numbers.Real) and not isinstance(self.eps, bool)
+        if not is_number or not 0 <= self.eps <= highest or math.isinf(self.eps):
             raise SettingsError(
                 f"threat model eps {self.eps!r}: give a budget from 0 to 1 (L2: or more) in pixel units, as in 8/255"
             )
@@ -67,6 +70,8 @@ def fgsm_rs(
     """FGSM from a random start, one step of size 1.25 eps unless given (Wong et al., 2020; paper, section 4.1)."""
     check_input(x, y)
     step_size = 1.25 * threat_model.eps if step_size is None else step_size
+    if not 0 <= step_size < math.inf:
+        raise SettingsError(f"fgsm_rs with step_size={step_size}: give 0 or more")
     start = random_start(x, threat_model, generator)
     gradient, _ = _gradient(model, start, y, cross_entropy)
     return project(start + step_size * _direction(gradient, threat_model.norm), x, threat_model)
@@ -83,6 +88,9 @@ def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return logits.scatter(1, right, -math.inf).amax(1) - logits.gather(1, right).squeeze(1)
 
 
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+
+
 @torch.no_grad()
 def pgd(
     model: Victim,
@@ -95,7 +103,7 @@ def pgd(
     restarts: int = 1,
     random_start: bool = True,
     keep: Literal["best", "last", "first"] = "best",
-    loss: Loss = cross_entropy,
+    loss: Literal["cross_entropy", "margin"] = "cross_entropy",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Projected gradient descent (Madry et al., 2018; paper, equation 2).
@@ -112,23 +120,25 @@ def pgd(
         keep: which iterate of a sample to return. "best": one that fools the model, or else the one of the highest
             loss, the start and the last included (one forward more). "last": as in training. "first": each sample
             stops where it first fools the model, as in the paper's own evaluation code.
-        loss: of (logits, y), each sample's, to climb: :func:`cross_entropy` or :func:`margin`.
+        loss: what to climb, by its name: :func:`cross_entropy` or :func:`margin`.
         generator: of the random starts, on the device of ``x``.
 
     Raises:
-        SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep``, or several restarts of the
-            same start or without ``keep="best"``.
+        SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep`` or ``loss``, or several
+            restarts of the same start or without ``keep="best"``.
         DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
-        RstHubError: the model's logits are not finite.
+        RstHubError: logits that are not finite, no class logits, or cut off from the input's gradient. Where the
+            gradient is not finite, what comes back is NaN, which no accuracy is measured on.
     """
     step_size = threat_model.eps / 4 if step_size is None else step_size
-    _check_pgd(steps, restarts, step_size, random_start, keep)
+    _check_pgd(steps, restarts, step_size, random_start, keep, loss)
     check_input(x, y)
-    best = _Best(x, y, loss)
+    climb = LOSSES[loss]
+    best = _Best(x, y, climb)
     for _ in range(restarts):
         adversarial = _start(x, threat_model, random_start, generator)
         for _ in range(steps):
-            gradient, outputs = _gradient(model, adversarial, y, loss)
+            gradient, outputs = _gradient(model, adversarial, y, climb)
             stepped = project(adversarial + step_size * _direction(gradient, threat_model.norm), x, threat_model)
             if keep == "best":
                 best.offer(adversarial, outputs)
@@ -158,8 +168,10 @@ def cw_linf(
 
     Carlini and Wagner (2017) give a loss (f6) and an L-infinity attack of their own; the paper (appendix B) names only
     iterations and a constant. As many projected steps on that loss are an interpretation of it. Arguments and errors
-    are those of :func:`pgd`.
+    are those of :func:`pgd`, which climbs the margin in L2 too.
     """
+    if threat_model.norm != "Linf":
+        raise SettingsError(f"cw_linf with a budget in {threat_model.norm}: give one in Linf, or pgd(loss='margin')")
     return pgd(
         model,
         x,
@@ -170,7 +182,7 @@ def cw_linf(
         restarts=restarts,
         random_start=random_start,
         keep=keep,
-        loss=margin,
+        loss="margin",
         generator=generator,
     )
 
@@ -191,7 +203,8 @@ def cw_l2(
 
     Adam, in the space of arctanh, lowers the squared L2 distance plus c times the margin that is left. There is no
     budget: what the attack cannot fool comes back as ``x`` itself, and ``adversarial - x`` is the distortion to report.
-    With one search step the result hangs on c: at 0.1 it says little about a model that one at 1 breaks entirely.
+    Of members, iterates that fool most of them are kept, and of these the nearest. With one search step the result
+    hangs on c: at 0.1 it says little about a model that one at 1 breaks entirely.
 
     Args:
         model: pixels to logits of shape (N, classes), or a list of members.
@@ -207,7 +220,8 @@ def cw_l2(
         SettingsError: a setting is out of range.
         DataError, RstHubError: as for :func:`pgd`.
     """
-    if min(search_steps, steps) < 1 or min(initial_const, learning_rate) <= 0 or confidence < 0:
+    whole = isinstance(steps, numbers.Integral) and isinstance(search_steps, numbers.Integral)
+    if not whole or min(search_steps, steps) < 1 or min(initial_const, learning_rate) <= 0 or confidence < 0:
         raise SettingsError(
             f"cw_l2 with search_steps={search_steps}, steps={steps}, initial_const={initial_const}, "
             f"learning_rate={learning_rate}, confidence={confidence}: give at least 1, 1, above 0, above 0, at least 0"
@@ -215,7 +229,7 @@ def cw_l2(
     check_input(x, y)
     inside = torch.atanh((2 * x - 1) * 0.999999)  # black and white would be infinitely far away
     origin = _from_tanh_space(inside)
-    found, shortest = x.clone(), x.new_full((len(x),), math.inf)
+    found, shortest, most = x.clone(), x.new_full((len(x),), math.inf), torch.zeros_like(y)
     const, low, high = (x.new_full((len(x),), value) for value in (initial_const, 0.0, math.inf))
     for _ in range(search_steps):
         shift = torch.zeros_like(x, requires_grad=True)
@@ -224,17 +238,18 @@ def cw_l2(
         for _ in range(steps):
             with torch.enable_grad():
                 adversarial = _from_tanh_space(inside + shift)
-                outputs = logits_of(model, adversarial)
+                outputs = finite_logits_of(model, adversarial)
                 left = torch.stack([(confidence - margin(logits, y)).clamp(min=0) for logits in outputs]).mean(0)
                 distance = (adversarial - origin).square().flatten(1).sum(1)
                 (shift.grad,) = torch.autograd.grad((const * left + distance).sum(), shift)
+            _check_finite(shift.grad, "gradient")
             adversarial = adversarial.detach()
-            success = torch.stack([margin(logits.detach(), y) > confidence for logits in outputs]).all(0)
+            count = torch.stack([margin(logits.detach(), y) > confidence for logits in outputs]).sum(0)
             length = norm_of(adversarial - x, "L2").float()
-            shorter = success & (length < shortest)
-            found = torch.where(per_sample(shorter, x), adversarial, found)
-            shortest = torch.where(shorter, length, shortest)
-            succeeded |= success
+            better = (count > most) | ((count == most) & (count > 0) & (length < shortest))
+            found = torch.where(per_sample(better, x), adversarial, found)
+            shortest, most = torch.where(better, length, shortest), torch.where(better, count, most)
+            succeeded |= count == len(outputs)
             optimizer.step()
         high = torch.where(succeeded, const, high)
         low = torch.where(succeeded, low, const)
@@ -250,6 +265,8 @@ def check_input(x: torch.Tensor, y: torch.Tensor) -> None:
 
     The budget is kept in float32: pixels and perturbation in bfloat16 would break it by half a pixel level.
     """
+    if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
+        raise DataError(f"pixels are a {type(x).__name__}, labels a {type(y).__name__}: give tensors")
     if x.dtype != torch.float32 or x.ndim < 2:
         raise DataError(f"pixels of {x.dtype} and shape {tuple(x.shape)}: give float32 of shape (N, C, H, W)")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
@@ -258,12 +275,39 @@ def check_input(x: torch.Tensor, y: torch.Tensor) -> None:
         )
 
 
-def logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
-    """Return each member's logits (N, classes), at least float32; those of the one model if it is no list."""
-    members: Sequence[Any] = model if isinstance(model, list | tuple) else [model]
+def members_of(model: Victim) -> list[Any]:
+    """Return the members of a list, or the one model in a list of its own."""
+    members = list(model) if isinstance(model, list | tuple | nn.ModuleList) else [model]
     if not members:
         raise SettingsError("there is no model to attack in an empty list: give one or more")
-    return [_at_least_float32(member(x)) for member in members]
+    return members
+
+
+def logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
+    """Return each member's logits (N, classes), at least float32.
+
+    Raises:
+        RstHubError: a member gives something else, or other classes than the first.
+    """
+    outputs = [member(x) for member in members_of(model)]
+    classes = outputs[0].shape[1:] if isinstance(outputs[0], torch.Tensor) else ()
+    for logits in outputs:
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape != (len(x), *classes):
+            what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise RstHubError(f"a model gives {what} for {len(x)} samples: it must give logits of shape (N, classes)")
+    return [_at_least_float32(logits) for logits in outputs]
+
+
+def finite_logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
+    """Return what :func:`logits_of` does; comparisons with NaN would go on in silence.
+
+    Raises:
+        RstHubError: a logit is not finite.
+    """
+    outputs = logits_of(model, x)
+    for logits in outputs:
+        _check_finite(logits, "logits")
+    return outputs
 
 
 def fooled(outputs: Sequence[torch.Tensor], y: torch.Tensor) -> torch.Tensor:
@@ -339,13 +383,21 @@ def _gradient(model: Victim, at: torch.Tensor, y: torch.Tensor, loss: Loss) -> t
         leaf = at.detach().requires_grad_()
         outputs = logits_of(model, leaf)
         total = torch.stack([loss(logits, y).sum() for logits in outputs]).mean()
+        if not total.requires_grad:
+            raise RstHubError(
+                "the model's logits are cut off from its input (detached, or in torch.inference_mode): only "
+                "black-box attacks can be made"
+            )
         (gradient,) = torch.autograd.grad(total, leaf)
     return gradient, [logits.detach() for logits in outputs]
 
 
 def _direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
-    """Return the steepest step of size 1: signs for Linf, the unit vector for L2; 0 where there is no gradient."""
-    return gradient.sign() if norm == "Linf" else unit(gradient)
+    """Return the steepest step of size 1: signs for Linf, the unit vector for L2; 0 where there is no gradient.
+
+    The sign of NaN is 0: a sample would stay where it is and look robust. Adding 0 times the gradient makes it NaN.
+    """
+    return gradient.sign() + 0 * gradient if norm == "Linf" else unit(gradient)
 
 
 def _start(
@@ -354,13 +406,22 @@ def _start(
     return random_start(x, threat_model, generator) if at_random else x
 
 
-def _check_pgd(steps: int, restarts: int, step_size: float, random_start: bool, keep: str) -> None:
-    if steps < 1 or restarts < 1 or not 0 <= step_size < math.inf:
+def _check_finite(values: torch.Tensor, what: str) -> None:
+    if not bool(values.isfinite().all()):
+        raise RstHubError(f"the model's {what} under attack: not finite; its precision is too low, or it has diverged")
+
+
+def _check_pgd(steps: int, restarts: int, step_size: float, random_start: bool, keep: str, loss: str) -> None:
+    whole = isinstance(steps, numbers.Integral) and isinstance(restarts, numbers.Integral)
+    if not whole or steps < 1 or restarts < 1 or not 0 <= step_size < math.inf:
         raise SettingsError(
-            f"pgd with steps={steps}, restarts={restarts}, step_size={step_size}: give at least 1, 1 and 0"
+            f"pgd with steps={steps}, restarts={restarts}, step_size={step_size}: give whole numbers from 1 on, and 0 "
+            "or more"
         )
-    if keep not in ("best", "last", "first"):
-        raise SettingsError(f"pgd with keep={keep!r}: give 'best', 'last' or 'first'")
+    if keep not in ("best", "last", "first") or loss not in LOSSES:
+        raise SettingsError(
+            f"pgd with keep={keep!r}, loss={loss!r}: give 'best', 'last' or 'first', and 'cross_entropy' or 'margin'"
+        )
     if restarts > 1 and (not random_start or keep != "best"):
         raise SettingsError(
             f"pgd with restarts={restarts}, random_start={random_start}, keep={keep!r}: several restarts need random "

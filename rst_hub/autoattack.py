@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attacks import ThreatModel, Victim, check_input, logits_of, project
-from .errors import SettingsError
+from .attacks import ThreatModel, Victim, check_input, fgsm, logits_of, members_of, project
+from .errors import RstHubError, SettingsError
 from .evaluate import evaluating
 
 VERSIONS = ("standard", "rand")
@@ -44,7 +44,7 @@ def autoattack(
 
     Raises:
         SettingsError: the package is not installed, the version is unknown, or there are too few classes.
-        DataError: as for :func:`rst_hub.pgd`.
+        DataError, RstHubError: as for :func:`rst_hub.pgd`; a gradient that is not finite at ``x`` is an error too.
     """
     package = _package()
     if version not in VERSIONS:
@@ -56,10 +56,9 @@ def autoattack(
     attacked, pixels = _Attacked(model), x.contiguous()
     with evaluating(model), _left_alone(model, x.device):
         classes = attacked(pixels[:1]).shape[1]
-        if classes < 4:
-            raise SettingsError(
-                f"AutoAttack's targeted DLR loss needs 4 classes, the model has {classes}: use pgd100x5"
-            )
+        require(classes)
+        if not bool(fgsm(attacked, pixels, y, threat_model).isfinite().all()):  # APGD would stand still in silence
+            raise RstHubError("the model's input gradient is not finite: its precision is too low, or it has diverged")
         adversary = package.AutoAttack(
             attacked, norm=threat_model.norm, eps=threat_model.eps, version=version, seed=seed, device=x.device
         )
@@ -69,9 +68,11 @@ def autoattack(
     return project(adversarial.detach(), x, threat_model)  # the package may leave the ball by a rounding
 
 
-def require() -> None:
-    """Raise SettingsError unless the package is installed: before hours of other attacks."""
+def require(classes: int | None = None) -> None:
+    """Raise SettingsError unless AutoAttack is there, and can be made on so many classes, before hours of others."""
     _package()
+    if classes is not None and classes < 4:
+        raise SettingsError(f"AutoAttack's targeted DLR loss needs 4 classes, the model has {classes}: use pgd100x5")
 
 
 def _package() -> Any:
@@ -85,8 +86,7 @@ def _package() -> Any:
 @contextmanager
 def _left_alone(model: Victim, device: torch.device) -> Iterator[None]:
     """Put back what the package changes: torch's global seeds, Python's tracer, gradients on parameters (FAB)."""
-    members = model if isinstance(model, list | tuple) else [model]
-    parameters = [p for member in members if isinstance(member, nn.Module) for p in member.parameters()]
+    parameters = [p for member in members_of(model) if isinstance(member, nn.Module) for p in member.parameters()]
     learned = [p for p in parameters if p.requires_grad]
     tracer = sys.gettrace()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

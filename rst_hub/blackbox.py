@@ -8,6 +8,7 @@ hangs on when the others are finished.
 
 import bisect
 import math
+import numbers
 
 import torch
 from torch.nn import functional
@@ -17,14 +18,13 @@ from .attacks import (
     Victim,
     check_input,
     cross_entropy,
-    fooled,
-    logits_of,
+    finite_logits_of,
     margin,
     per_sample,
     project,
     unit,
 )
-from .errors import DataError, RstHubError, SettingsError
+from .errors import DataError, SettingsError
 
 Generator = torch.Generator | None
 
@@ -78,6 +78,7 @@ def bandits(
 
     Returns:
         Each sample's first misclassified iterate, its last one where there is none, ``x`` where that is one already.
+        Of members, the last of those iterates that the fewest get right.
 
     Raises:
         SettingsError: a setting is out of range, or ``queries`` is of another type or shape.
@@ -91,7 +92,8 @@ def bandits(
     _check_bandits(x, max_queries, tile, rates)
     adversarial = x.clone()
     prior = x.new_zeros(*x.shape[:2], tile, tile)
-    left = _right_at_first(model, x, y, threat_model).nonzero().squeeze(1)
+    found, right = x.clone(), _right_at_first(model, x, y, threat_model)
+    left = right.nonzero().squeeze(1)
     for _ in range(max_queries // 2):
         if not len(left):
             break
@@ -106,8 +108,11 @@ def bandits(
         image = project(image + rates["image_lr"] * step, x[left], threat_model)
         adversarial[left] = image
         used[left] += 2
-        left = left[~fooled(_ask(model, image), labels)]
-    return adversarial
+        right_now, _ = _standing(finite_logits_of(model, image), labels)
+        kept = right_now <= right[left]
+        found[left[kept]], right[left[kept]] = image[kept], right_now[kept]
+        left = left[right_now > 0]
+    return found
 
 
 def default_tile(side: int) -> int:
@@ -151,7 +156,7 @@ def square(
     Raises:
         SettingsError, DataError, RstHubError: as for :func:`bandits`.
     """
-    if max_queries < 1 or not 0 < p_init <= 1:
+    if not isinstance(max_queries, numbers.Integral) or max_queries < 1 or not 0 < p_init <= 1:
         raise SettingsError(
             f"square with max_queries={max_queries}, p_init={p_init}: give at least 1, and above 0 to at most 1"
         )
@@ -169,7 +174,7 @@ def square(
             pixels = p_init / 2 ** bisect.bisect_left(_HALVINGS, query - 1) * x[0, 0].numel()
             candidate = _MOVE[threat_model.norm](x, adversarial, left, pixels, threat_model.eps, generator)
         candidate = project(candidate, x[left], threat_model)
-        right_now, loss_now = _standing(_ask(model, candidate), y[left])
+        right_now, loss_now = _standing(finite_logits_of(model, candidate), y[left])
         better = (right_now < right[left]) | ((right_now == right[left]) & (loss_now > loss[left]))
         kept = left[better]
         adversarial[kept], right[kept], loss[kept] = candidate[better], right_now[better], loss_now[better]
@@ -193,19 +198,11 @@ def _counter(x: torch.Tensor, y: torch.Tensor, queries: torch.Tensor | None) -> 
     return queries.zero_()
 
 
-def _ask(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
-    """Return each member's logits; comparisons with NaN would go on in silence."""
-    outputs = logits_of(model, x)
-    if not all(bool(logits.isfinite().all()) for logits in outputs):
-        raise RstHubError("the model's logits are not finite under attack: its precision is too low, or it diverged")
-    return outputs
-
-
 def _right_at_first(model: Victim, x: torch.Tensor, y: torch.Tensor, threat_model: ThreatModel) -> torch.Tensor:
     """Return the share of members that are right, (N,): 0 where there is nothing to do, everywhere if eps is 0."""
     if not len(x) or threat_model.eps == 0:
         return x.new_zeros(len(x))
-    return _standing(_ask(model, x), y)[0]
+    return _standing(finite_logits_of(model, x), y)[0]
 
 
 def _standing(outputs: list[torch.Tensor], y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -218,7 +215,7 @@ def _standing(outputs: list[torch.Tensor], y: torch.Tensor) -> tuple[torch.Tenso
 
 
 def _check_bandits(x: torch.Tensor, max_queries: int, tile: int, rates: dict[str, float]) -> None:
-    if max_queries < 2 or not 1 <= tile <= min(x.shape[2:]):
+    if not isinstance(max_queries, numbers.Integral) or max_queries < 2 or not 1 <= tile <= min(x.shape[2:]):
         raise SettingsError(
             f"bandits with max_queries={max_queries}, tile={tile} on images of {x.shape[2]} x {x.shape[3]}: give at "
             "least 2, and from 1 to the shorter side"
@@ -234,7 +231,7 @@ def _slope(
     """Return, (N,), by how much more the loss climbs along prior + noise than along prior - noise, per distance."""
     losses = []
     for direction in (prior + noise, prior - noise):
-        outputs = _ask(model, image + distance * unit(_enlarge(direction, image)))
+        outputs = finite_logits_of(model, image + distance * unit(_enlarge(direction, image)))
         # in float64, where a confident model's loss is not yet 0
         losses.append(torch.stack([cross_entropy(logits.double(), y) for logits in outputs]).mean(0))
     return ((losses[0] - losses[1]) / distance).float()

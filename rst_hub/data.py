@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,11 +37,13 @@ class Images:
     """Labelled images: ``rows[i]`` is uint8 of shape (3, H, W), ``labels`` int64 of shape (N,), one name a class.
 
     ``rows`` is one tensor (N, 3, H, W) where the images are of one size and fit in memory, else it decodes when asked.
+    ``split`` is the data set's own name of the split they are from.
     """
 
     rows: "torch.Tensor | Decoder"
     labels: torch.Tensor
     classes: tuple[str, ...]
+    split: str = ""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -93,7 +95,7 @@ def load_images(
 
     Args:
         name: ``digits``, a folder (parquet files or class folders of images), or a name on the Hub.
-        split: "train" or "test"; a validation split serves as test where there is no test split.
+        split: "train" or "test"; a validation split serves as test where there is no test split, or one without labels.
         image_size: resize to squares of this side (the shorter side first, then the centre); None keeps them.
         image_column: needed only where several columns hold images.
         label_column: needed only where several columns hold class labels.
@@ -104,8 +106,8 @@ def load_images(
     """
     if name == "digits":
         return _digits(split, image_size or DIGITS_SIZE)
-    rows, labels, classes = _from_datasets(name, split, image_column, label_column)
-    return Images(_decode_once(replace(rows, size=image_size), progress), labels, classes)
+    images = _from_datasets(name, split, image_column, label_column)
+    return replace(images, rows=_decode_once(replace(cast(Decoder, images.rows), size=image_size), progress))
 
 
 def split_off(images: Images, count: int, seed: int) -> tuple[Images, Images]:
@@ -280,16 +282,17 @@ def _digits(split: str, size: int) -> Images:
     chosen = {"train": order[_DIGITS_TEST:], "test": order[:_DIGITS_TEST]}[split]
     grey = torch.from_numpy(data.images / 16 * 255).round().to(torch.uint8)[chosen, None]
     rows = transforms.resize(grey, [size, size], antialias=True).expand(-1, 3, -1, -1).contiguous()
-    return Images(rows, torch.from_numpy(data.target).long()[chosen], tuple("0123456789"))
+    return Images(rows, torch.from_numpy(data.target).long()[chosen], tuple("0123456789"), split)
 
 
 def _from_datasets(
-    name: str, split: str, image_column: str | None, label_column: str | None
-) -> tuple[Decoder, torch.Tensor, tuple[str, ...]]:
+    name: str, split: str, image_column: str | None, label_column: str | None, without: str | None = None
+) -> Images:
     import datasets
 
     splits = _load_dataset(name)
-    found = next((candidate for candidate in _SPLITS[split] if candidate in splits), None)
+    candidates = [candidate for candidate in _SPLITS[split] if candidate in splits and candidate != without]
+    found = next(iter(candidates), None)
     if found is None:
         raise DataError(
             f"data set {name} has the splits {', '.join(splits)}, and none for {split}: add one named {split}"
@@ -309,6 +312,8 @@ def _from_datasets(
         )
     values = dataset.with_format(None).select_columns([label])[label]
     numbers = np.array([-1 if value is None else value for value in values], np.int64)
+    if numbers.max() < 0 and len(candidates) > 1:  # as in ImageNet's test split, whose labels are kept secret
+        return _from_datasets(name, split, image_column, label_column, without=found)
     if numbers.max() >= _MAX_CLASSES:
         raise DataError(
             f"column {label!r} of data set {name} reaches {numbers.max()}: choose the labels by --label-column"
@@ -317,7 +322,7 @@ def _from_datasets(
     if numbers.min() < 0 or numbers.max() >= len(names):
         raise DataError(f"data set {name}: a {label} of split {found} is missing or beyond its {len(names)} classes")
     rows = Decoder(dataset.select_columns([image]), image, None)
-    return rows, torch.from_numpy(numbers), tuple(names)
+    return Images(rows, torch.from_numpy(numbers), tuple(names), found)
 
 
 def _is_whole(feature: Any) -> bool:

@@ -2,8 +2,8 @@
 
 A model is evaluated in eval mode and every one of its modules put back as it was. A list of models stands for a
 randomised one, as in :mod:`rst_hub.attacks`: its accuracy is the exact expectation over the members, never a draw.
-Batches are numbered and each has random numbers of its own, so that neither the number of processes nor an interruption
-changes an answer.
+Batches are numbered, and each has random numbers of its own that it gives to an attack with a ``generator``, so that
+neither the number of processes nor an interruption changes an answer, and every call gives the same one.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .attacks import Attack, Model, Victim, check_input, logits_of, norm_of
+from .attacks import Attack, Model, Victim, check_input, logits_of, members_of, norm_of
 from .errors import DataError, RstHubError, SettingsError
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
@@ -74,24 +74,25 @@ def clean_accuracy(model: Victim, batches: Batches) -> float:
     return percent(outcomes(model, batches))
 
 
-def robust_accuracy(model: Victim, batches: Batches, attack: Attack) -> float:
+def robust_accuracy(model: Victim, batches: Batches, attack: Attack, *, seed: int = 0) -> float:
     """Return the share of samples that ``model`` classifies correctly after ``attack``, in percent.
 
     ``attack`` is a function of (model, x, y), such as ``functools.partial(pgd, threat_model=ThreatModel(), steps=20)``.
-    The other arguments and the errors are those of :func:`clean_accuracy`.
+    If it has a ``generator`` that is not given, it gets one of ``seed`` and the batch's position. The other arguments
+    and the errors are those of :func:`clean_accuracy`.
     """
-    return percent(outcomes(model, batches, attack))
+    return percent(outcomes(model, batches, attack, seed=seed))
 
 
-def outcomes(model: Victim, batches: Batches, attack: Attack | None = None) -> torch.Tensor:
+def outcomes(model: Victim, batches: Batches, attack: Attack | None = None, *, seed: int = 0) -> torch.Tensor:
     """Return for each sample, on the CPU, 1 if it is classified correctly (after ``attack``), else 0; float64 (N,).
 
     Of a list of members it is the share of them that are right. Arguments and errors are those of
     :func:`robust_accuracy`.
     """
-    seeded = None if attack is None else lambda model, x, y, generator, queries: attack(model, x, y)
+    seeded = None if attack is None else _seeded(attack)
     numbered = ((number, x, y) for number, (x, y) in enumerate(batches))
-    found = [torch.tensor(part.correct, dtype=torch.float64) for part in evaluate(model, numbered, seeded)]
+    found = [torch.tensor(part.correct, dtype=torch.float64) for part in evaluate(model, numbered, seeded, seed=seed)]
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
@@ -120,14 +121,18 @@ def evaluate(
         total: the number of batches, for the bar.
 
     Raises:
-        DataError: pixels outside [0, 1], before or after the attack, labels that the model has no logit for, or an
-            outcome in ``done`` of a batch of another size.
-        RstHubError: a logit is not finite.
+        DataError: pixels outside [0, 1], before or after the attack, labels that the model has no logit for, two
+            batches of one number, an attack that returns another shape, or an outcome in ``done`` of another size.
+        RstHubError: a logit or an attack's pixel is not finite.
     """
     finished = {outcome.batch: outcome for outcome in done}
+    seen: set[int] = set()
     results = []
     with evaluating(model):
         for number, x, y in tqdm(batches, progress, total, leave=False, disable=progress is None):
+            if number in seen:
+                raise DataError(f"two batches have the number {number}: number them all differently")
+            seen.add(number)
             if number not in finished:
                 finished[number] = _attack_batch(model, number, x, y, attack, seed)
                 if journal is not None:
@@ -195,12 +200,18 @@ def interval(correct: torch.Tensor, confidence: float = 0.95) -> tuple[float, fl
 
 
 def worst_case(correct: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return each sample's worst outcome under several attacks, each of shape (N,): it must withstand them all."""
+    """Return each sample's worst outcome under several attacks, each of shape (N,): it must withstand them all.
+
+    Raises:
+        DataError: there are none, or they are of different numbers of samples.
+    """
+    if len({outcome.shape for outcome in correct}) != 1:
+        raise DataError("outcomes of one attack or more, all on the same samples, are needed for a worst case")
     return torch.stack([outcome.double() for outcome in correct]).amin(0)
 
 
 def transfer_matrix(
-    models: Sequence[Model], batches: Batches, attack: Attack, *, paper_protocol: bool = False
+    models: Sequence[Model], batches: Batches, attack: Attack, *, paper_protocol: bool = False, seed: int = 0
 ) -> list[list[float]]:
     """Return accuracies in percent: row i, column j is model j on the examples crafted on model i (paper, Fig. 7).
 
@@ -210,26 +221,36 @@ def transfer_matrix(
         attack: as for :func:`robust_accuracy`.
         paper_protocol: stop each sample as soon as it fools the network that it is crafted on, as the paper's own code
             does. Such examples lie just behind one network's border and transfer worse than an attacker's need to.
+        seed: as for :func:`robust_accuracy`; the same start is used on every network.
 
     Raises:
         SettingsError: paper_protocol with an attack that has no ``keep``.
         DataError, RstHubError: as for :func:`clean_accuracy`.
     """
-    crossed = transfer_outcomes(models, batches, attack, paper_protocol=paper_protocol)
+    numbered = ((number, x, y) for number, (x, y) in enumerate(batches))
+    crossed = transfer_outcomes(models, numbered, attack, paper_protocol=paper_protocol, seed=seed)
     return [[percent(crossed[i, j]) for j in range(len(models))] for i in range(len(models))]
 
 
 def transfer_outcomes(
-    models: Sequence[Model], batches: Batches, attack: Attack, *, paper_protocol: bool = False
+    models: Sequence[Model], batches: NumberedBatches, attack: Attack, *, paper_protocol: bool = False, seed: int = 0
 ) -> torch.Tensor:
-    """Return per-sample outcomes, 1 or 0, float64 (M, M, N), of what :func:`transfer_matrix` averages."""
+    """Return per-sample outcomes, 1 or 0, float64 (M, M, N), of what :func:`transfer_matrix` averages.
+
+    The batches are numbered, as for :func:`evaluate`.
+    """
     if paper_protocol:
         attack = _stopped_early(attack)
+    seeded = _seeded(attack)
     parts = [torch.zeros(len(models), len(models), 0, dtype=torch.float64)]
     with evaluating(list(models)):
-        for x, y in batches:
+        for number, x, y in batches:
             _check_batch(list(models), x, y)
-            rows = [_right([model for model in models], attack(source, x, y), y) for source in models]
+            rows = []
+            for source in models:
+                generator = batch_generator(seed, number, x.device)
+                adversarial = seeded(source, x, y, generator, torch.zeros_like(y))
+                rows.append(_right(list(models), _checked(adversarial, x), y))
             parts.append(torch.stack(rows).double().cpu())
     return torch.cat(parts, dim=2)
 
@@ -237,8 +258,7 @@ def transfer_outcomes(
 @contextmanager
 def evaluating(model: Victim) -> Iterator[None]:
     """Put ``model``, or each of a list, in eval mode, and every one of its modules back in its own mode afterwards."""
-    members = model if isinstance(model, list | tuple) else [model]
-    networks = [member for member in members if isinstance(member, nn.Module)]  # others have no mode
+    networks = [member for member in members_of(model) if isinstance(member, nn.Module)]  # others have no mode
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()
@@ -261,7 +281,7 @@ def _attack_batch(
     started = time.monotonic()
     queries = torch.zeros_like(y)
     adversarial = x if attack is None else attack(model, x, y, batch_generator(seed, number, x.device), queries)
-    correct = _right(model, adversarial, y).double().mean(0)
+    correct = _right(model, _checked(adversarial, x), y).double().mean(0)
     return BatchOutcome(
         batch=number,
         correct=correct.tolist(),
@@ -270,6 +290,32 @@ def _attack_batch(
         queries=queries.tolist(),
         seconds=round(time.monotonic() - started, 4),
     )
+
+
+def _seeded(attack: Attack) -> SeededAttack:
+    """Return an attack of (model, x, y) as one that takes the batch's random numbers, if it has use for them."""
+    parameter = inspect.signature(attack).parameters.get("generator")
+    with_generator: Any = attack
+
+    def seeded(
+        model: Victim, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator, queries: torch.Tensor
+    ) -> torch.Tensor:
+        if parameter is not None and parameter.default is None:
+            return with_generator(model, x, y, generator=generator)
+        return attack(model, x, y)
+
+    return seeded
+
+
+def _checked(adversarial: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return an attack's pixels, if they can be measured on."""
+    if adversarial.shape != x.shape:
+        raise DataError(f"the attack made {tuple(adversarial.shape)} of {tuple(x.shape)} pixels: it must keep them")
+    if not bool(adversarial.isfinite().all()):
+        raise RstHubError(
+            "the attack's pixels are not finite, because the gradient of the model is not: find where it divides by 0"
+        )
+    return adversarial
 
 
 @torch.no_grad()

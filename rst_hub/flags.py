@@ -6,11 +6,11 @@ be trusted before it is explained.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from .attacks import Loss, ThreatModel, Victim, cross_entropy, logits_of, margin
+from .attacks import Loss, ThreatModel, Victim, cross_entropy, logits_of, margin, members_of
 from .errors import DataError
 from .evaluate import Batches, Outcomes, evaluate, evaluating, join, percent, worst_case
 from .suite import NamedAttack, named_attack
@@ -19,22 +19,29 @@ TOLERANCE = 1.0
 """Points of accuracy that count as no difference; one sample where that is more."""
 UNBOUNDED = 2.0
 """Percent that may be left under an unbounded attack: "about 0"."""
+ENOUGH = 50
+"""Samples below which nothing is said to have passed: one of them would be more than two points."""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One check: what should hold, whether it did, and what was found."""
+    """One check: what should hold, whether it did (None: too few samples to say), and what was found."""
 
     check: str
-    passed: bool
+    passed: bool | None
     found: str
 
 
 def probes(threat_model: ThreatModel, image_size: int) -> dict[str, NamedAttack]:
-    """Return the attacks whose outcomes :func:`judge` compares, by name; "pgd20 unbounded" may change every pixel."""
-    names = ("fgsm", "pgd20", "pgd40", "pgd20x2", "cw_linf20", "square500")
-    unbounded = named_attack("pgd20", ThreatModel("Linf", 1.0), image_size)  # the whole cube, so any norm
-    return {**{name: named_attack(name, threat_model, image_size) for name in names}, "pgd20 unbounded": unbounded}
+    """Return the attacks whose outcomes :func:`judge` compares, by name.
+
+    "margin20 unbounded" may change every pixel to anything. It starts at the image itself, since a random start of that
+    size would be no image any more, and fool a model whatever its gradients are.
+    """
+    names = ("fgsm", "pgd20", "pgd40", "pgd20x2", "margin20", "square500")
+    unbounded = named_attack("margin20", ThreatModel("Linf", 1.0), image_size)  # the whole cube, so any norm
+    from_x = replace(unbounded, settings={**unbounded.settings, "random_start": False})
+    return {**{name: named_attack(name, threat_model, image_size) for name in names}, "margin20 unbounded": from_x}
 
 
 def judge(outcomes: Mapping[str, Outcomes]) -> list[Flag]:
@@ -52,14 +59,14 @@ def judge(outcomes: Mapping[str, Outcomes]) -> list[Flag]:
     accuracy = {name: percent(values) for name, values in correct.items()}
     samples = len(correct["pgd20"])
     tolerance = max(TOLERANCE, 100 / samples) + 1e-9
-    white_box = percent(worst_case([correct["pgd20"], correct["cw_linf20"]]))
-    with_black_box = percent(worst_case([correct["pgd20"], correct["cw_linf20"], correct["square500"]]))
+    white_box = percent(worst_case([correct["pgd20"], correct["margin20"]]))
+    with_black_box = percent(worst_case([correct["pgd20"], correct["margin20"], correct["square500"]]))
     more_steps, more_restarts = (
         percent(worst_case([correct["pgd20"], correct[name]])) for name in ("pgd40", "pgd20x2")
     )
-    left = accuracy["pgd20 unbounded"]
+    left = accuracy["margin20 unbounded"]
     on = f"on {samples} samples"
-    return [
+    flags = [
         Flag(
             "doubling the steps changes nothing",
             accuracy["pgd20"] - more_steps <= tolerance,
@@ -78,14 +85,15 @@ def judge(outcomes: Mapping[str, Outcomes]) -> list[Flag]:
         Flag(
             "white-box attacks beat black-box ones",
             white_box - with_black_box <= tolerance,
-            f"PGD-20 and CW-Inf leave {white_box:.1f}%, with Square of 500 queries {with_black_box:.1f}% {on}",
+            f"PGD-20 on both losses leaves {white_box:.1f}%, with Square of 500 queries {with_black_box:.1f}% {on}",
         ),
         Flag(
             "an unbounded attack leaves about 0",
             left <= max(UNBOUNDED, 100 / samples),
-            f"PGD-20 at eps 255/255 leaves {left:.1f}% {on}",
+            f"PGD-20 on the margin at eps 255/255 leaves {left:.1f}% {on}",
         ),
     ]
+    return [flag if samples >= ENOUGH or not flag.passed else replace(flag, passed=None) for flag in flags]
 
 
 @torch.no_grad()
@@ -147,12 +155,13 @@ def honesty_flags(
 
 
 def _without_gradient(model: Victim, x: torch.Tensor, y: torch.Tensor, loss: Loss) -> int:
-    """Count the samples whose loss has an input gradient of exactly zero, or none that is finite."""
-    with torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        total = torch.stack([loss(logits, y).sum() for logits in logits_of(model, leaf)]).mean()
-        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-    if gradient is None:
-        return len(x)
-    flat = gradient.flatten(1)
-    return int(((flat == 0).all(1) | ~flat.isfinite().all(1)).sum())
+    """Count the samples for which a member's loss has an input gradient of exactly zero, or one that is not finite."""
+    lost = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for member in members_of(model):
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            total = loss(logits_of(member, leaf)[0], y).sum()
+            gradient = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+        flat = torch.zeros_like(x).flatten(1) if gradient is None else gradient.flatten(1)
+        lost |= (flat == 0).all(1) | ~flat.isfinite().all(1)
+    return int(lost.sum())

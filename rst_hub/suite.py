@@ -17,17 +17,18 @@ NAMES = {
     "fgsm": "one step of eps",
     "fgsm_rs": "one step of 1.25 eps from a random start",
     "pgd20": "PGD-20; any number of steps, and x5 for five restarts: pgd100x5",
-    "cw_linf": "100 steps of PGD on the margin; also cw_linf20, cw_linf100x5",
+    "margin20": "PGD-20 on the margin instead of the cross-entropy; also margin100x5",
+    "cw_linf": "100 steps of PGD on the margin, Linf; also cw_linf20, cw_linf100x5",
     "cw_l2": "Carlini and Wagner's L2 attack with the paper's settings; it has no budget",
     "bandits": "black-box, 10,000 queries; also bandits1000",
     "square": "black-box, 5,000 queries; also square1000",
     "autoattack": "AutoAttack, standard; needs rst-hub[attacks]",
     "autoattack_rand": "AutoAttack for randomised models",
 }
-_ITERATIVE = re.compile(r"(?P<kind>pgd|cw_linf)(?P<steps>[1-9]\d{0,5})?(x(?P<restarts>[1-9]\d{0,3}))?")
+_ITERATIVE = re.compile(r"(?P<kind>pgd|margin|cw_linf)(?P<steps>[1-9]\d{0,5})?(x(?P<restarts>[1-9]\d{0,3}))?")
 _QUERYING = re.compile(r"(?P<kind>bandits|square)(?P<queries>[1-9]\d{0,6})?")
 _SIZES = ("eps", "step_size")
-_NOT_SETTINGS = ("model", "x", "y", "threat_model", "generator", "queries", "options", "loss")
+_NOT_SETTINGS = ("model", "x", "y", "threat_model", "generator", "queries")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class NamedAttack:
     settings: Mapping[str, Any]
 
     def __call__(
-        self, model: Victim, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator, queries: torch.Tensor
+        self,
+        model: Victim,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        generator: torch.Generator | None = None,
+        queries: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return adversarial pixels, and fill ``queries`` (int64, (N,)) if this is a black-box attack."""
         given = {"threat_model": self.threat_model, "generator": generator, "queries": queries}
@@ -85,9 +91,13 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
     given: dict[str, Any] = {}
     function: Callable[..., torch.Tensor]
     if iterative and (iterative["steps"] or iterative["kind"] == "cw_linf"):
-        function = pgd if iterative["kind"] == "pgd" else cw_linf
+        function = cw_linf if iterative["kind"] == "cw_linf" else pgd
         given = {"steps": int(iterative["steps"] or 100), "restarts": int(iterative["restarts"] or 1)}
         given |= {"step_size": quarter, "random_start": True, "keep": "best"}
+        if function is cw_linf and threat_model.norm != "Linf":
+            raise SettingsError(f"attack {name} has a budget in Linf, not {threat_model.norm}: give margin100 instead")
+        if iterative["kind"] == "margin":
+            given["loss"] = "margin"
     elif querying:
         function = bandits if querying["kind"] == "bandits" else square
         given = {"max_queries": int(querying["queries"])} if querying["queries"] else {}

@@ -19,7 +19,8 @@ ATTACKS = {
     "pgd, restarts": functools.partial(pgd, steps=3, restarts=2),
     "pgd, last": functools.partial(pgd, steps=3, keep="last"),
     "pgd, first": functools.partial(pgd, steps=3, keep="first"),
-    "cw_linf": functools.partial(cw_linf, steps=5),
+    "pgd, margin": functools.partial(pgd, steps=5, loss="margin"),
+    "cw_linf": lambda model, x, y, threat_model: cw_linf(model, x, y, threat_model, steps=5),
 }
 BUDGETS = {"Linf": (0.0, 1 / 255, EPS, 1.0), "L2": (0.0, 0.01, 0.5, 20.0)}
 
@@ -41,6 +42,10 @@ def samples(count=16, seed=0, classes=5):
 def test_results_stay_in_the_ball_and_in_the_pixel_range(name, norm, precision):
     x, y = samples()
     x[0], x[1] = 0.0, 1.0
+    if (name, norm) == ("cw_linf", "L2"):
+        with pytest.raises(SettingsError, match="give one in Linf"):
+            ATTACKS[name](network(), x, y, ThreatModel(norm))
+        return
     for eps in BUDGETS[norm]:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision is torch.bfloat16):
             adversarial = ATTACKS[name](network(), x, y, ThreatModel(norm, eps))
@@ -104,7 +109,7 @@ def test_each_sample_is_attacked_on_its_own():
     assert torch.allclose(attack(model, x, y), alone, atol=1e-6)
 
 
-@pytest.mark.parametrize("attack", [pgd, functools.partial(cw_linf, steps=20)], ids=["pgd", "cw_linf"])
+@pytest.mark.parametrize("attack", [pgd, functools.partial(pgd, loss="margin")], ids=["pgd", "margin"])
 @pytest.mark.parametrize(("norm", "eps", "dual"), [("Linf", 12 / 255, 1), ("L2", 0.5, 2)])
 def test_on_a_linear_model_pgd_finds_the_exact_robust_accuracy(attack, norm, eps, dual):
     # Two classes: a sample is robust exactly when its margin exceeds eps times the dual norm of the weight difference.
@@ -275,17 +280,74 @@ def test_cw_l2_agrees_with_foolbox(digits, const, search_steps):
     assert torch.allclose(norm_of(ours - x, "L2")[both], norm_of(theirs - x, "L2")[both], rtol=0.02, atol=1e-3)
 
 
+def without_budget(model, x, y, threat_model):
+    return cw_l2(model, x, y, steps=20)
+
+
 def test_logits_that_are_not_finite_are_an_error():
     x, y = samples()
-    broken = nn.Sequential(network(), nn.Threshold(99, float("nan")))
-    for attack in (pgd, functools.partial(cw_linf, steps=2)):
+    model = network()
+
+    def broken(v):  # finite where nothing is attacked
+        return torch.where((v == x).all(), model(v), float("nan"))
+
+    for attack in (pgd, functools.partial(cw_linf, steps=2), without_budget):
         with pytest.raises(RstHubError, match="not finite"):
             attack(broken, x, y, LINF)
 
 
+@pytest.mark.parametrize("norm", BUDGETS)
+@pytest.mark.parametrize("name", [*ATTACKS, "cw_l2"])
+def test_a_gradient_that_is_not_finite_is_an_error_not_robustness(name, norm):
+    model, (x, y) = network(), samples()
+    attack = functools.partial({**ATTACKS, "cw_l2": without_budget}[name], threat_model=ThreatModel(norm, 0.05))
+
+    def divides_by_zero(v):  # the square root of 0 has no finite gradient
+        return model(v) + (v - v).square().sum((1, 2, 3)).sqrt()[:, None]
+
+    with pytest.raises(SettingsError if (name, norm) == ("cw_linf", "L2") else RstHubError):
+        outcomes(divides_by_zero, [(x, y)], attack)
+
+
+def test_a_model_that_cannot_be_attacked_is_an_error():
+    model, (x, y) = network(), samples()
+    cases = {
+        "cut off from its input": lambda v: model(v).detach(),
+        "gives tuple": lambda v: (model(v), model(v)),
+        r"gives \(16,\)": lambda v: model(v)[:, 0],
+        r"gives \(3, 5\)": lambda v: model(v)[:3],
+    }
+    for message, victim in cases.items():
+        with pytest.raises(RstHubError, match=message):
+            pgd(victim, x, y, LINF)
+    with pytest.raises(RstHubError, match=r"gives \(16, 7\)"):
+        pgd([model, network(classes=7)], x, y, LINF)
+
+
+def test_cw_l2_keeps_what_fools_the_most_members():
+    x, y = samples(32)
+    model = network()
+    y = model(x).argmax(1)
+    stubborn = lambda v: functional.one_hot(y[: len(v)], 5).float() * 9 + 0 * v.sum((1, 2, 3))[:, None]  # noqa: E731
+    members = [model, model, stubborn]
+    left = outcomes(members, [(x, y)], functools.partial(cw_l2, initial_const=10.0))
+    alone = outcomes(model, [(x, y)], functools.partial(cw_l2, initial_const=10.0))
+    assert float(left.min()) == pytest.approx(1 / 3)
+    assert float(left.mean()) < 0.6
+    assert float(alone.mean()) < 0.3
+
+
 def test_pixels_and_labels_of_another_kind_are_refused():
     x, y = samples()
-    for bad in ((x.bfloat16(), y), (x.double(), y), (x, y.int()), (x, y[:3]), (x, functional.one_hot(y, 5))):
+    for bad in (
+        (x.tolist(), y),
+        (x, y.tolist()),
+        (x.bfloat16(), y),
+        (x.double(), y),
+        (x, y.int()),
+        (x, y[:3]),
+        (x, functional.one_hot(y, 5)),
+    ):
         for attack in (*ATTACKS.values(), lambda m, v, w, _: cw_l2(m, v, w)):
             with pytest.raises(DataError):
                 attack(network(), *bad, LINF)
@@ -294,8 +356,9 @@ def test_pixels_and_labels_of_another_kind_are_refused():
 def test_nothing_comes_of_no_samples():
     x, y = samples()
     for norm in BUDGETS:
-        for attack in ATTACKS.values():
-            assert attack(network(), x[:0], y[:0], ThreatModel(norm, EPS)).shape == (0, 3, 8, 8)
+        for name, attack in ATTACKS.items():
+            if (name, norm) != ("cw_linf", "L2"):
+                assert attack(network(), x[:0], y[:0], ThreatModel(norm, EPS)).shape == (0, 3, 8, 8)
     assert cw_l2(network(), x[:0], y[:0]).shape == (0, 3, 8, 8)
     assert len(logits_of(network(), x)) == 1
 
@@ -316,7 +379,7 @@ def test_more_restarts_never_leave_more_samples_right():
 
 
 def test_bad_settings_are_refused():
-    for eps in (-1 / 255, 2, float("nan"), "8/255", True):
+    for eps in (-1 / 255, 2, float("nan"), "8/255", True, None):
         with pytest.raises(SettingsError, match="eps"):
             ThreatModel("Linf", eps)
     with pytest.raises(SettingsError, match="norm"):
@@ -329,10 +392,23 @@ def test_bad_settings_are_refused():
         {"restarts": 2, "random_start": False},
         {"restarts": 2, "keep": "last"},
         {"keep": "worst"},
+        {"loss": "hinge"},
+        {"steps": 5.5},
+        {"step_size": float("nan")},
     )
     for bad in bad_for_pgd:
         with pytest.raises(SettingsError, match="pgd"):
             pgd(network(), x, y, LINF, **bad)
-    for bad in ({"steps": 0}, {"search_steps": 0}, {"initial_const": 0}, {"learning_rate": -1}, {"confidence": -1}):
+    for bad in (-1, float("nan")):
+        with pytest.raises(SettingsError, match="fgsm_rs with step_size"):
+            fgsm_rs(network(), x, y, LINF, step_size=bad)
+    for bad in (
+        {"steps": 0},
+        {"steps": 1.5},
+        {"search_steps": 0},
+        {"initial_const": 0},
+        {"learning_rate": -1},
+        {"confidence": -1},
+    ):
         with pytest.raises(SettingsError, match="cw_l2"):
             cw_l2(network(), x, y, **bad)

@@ -91,6 +91,10 @@ def test_a_validation_split_serves_as_test(tmp_path):
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["x"])}
     folder = folder_of(tmp_path, {"image": [picture()], "label": [0]}, features, splits=("train", "validation"))
     assert len(load_images(folder, "test")) == 1
+    assert load_images(folder, "test").split == "validation"
+    secret = datasets.Dataset.from_dict({"image": [picture()] * 3, "label": [-1] * 3}, datasets.Features(features))
+    secret.to_parquet(f"{folder}/data/test-00000-of-00001.parquet")
+    assert load_images(folder, "test").split == "validation"  # a test split without labels is of no use
     only = folder_of(tmp_path, {"image": [picture()], "label": [0]}, features, "only", splits=("train",))
     with pytest.raises(DataError, match="has the splits train, and none for test"):
         load_images(only, "test")

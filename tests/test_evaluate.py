@@ -70,6 +70,15 @@ def test_bad_input_is_an_error_never_a_number():
     for wrong in ((x.double(), y), (x, y.int())):
         with pytest.raises(DataError, match="give"):
             clean_accuracy(Brightest(), [wrong])
+    with pytest.raises(DataError, match="must keep them"):
+        robust_accuracy(Brightest(), [(x, y)], lambda model, x, y: x[:1])
+    with pytest.raises(RstHubError, match="the attack's pixels are not finite"):
+        robust_accuracy(Brightest(), [(x, y)], lambda model, x, y: x * float("nan"))
+    with pytest.raises(DataError, match="two batches have the number 0"):
+        evaluate(Brightest(), [(0, x, y), (0, x, (y + 1) % 3)])
+    for bad in ([], [torch.ones(3), torch.ones(4)]):
+        with pytest.raises(DataError, match="worst case"):
+            worst_case(bad)
     with pytest.raises(DataError, match=r"pixels reach from .* to 1\.5"):  # an attack that leaves the pixel range
         robust_accuracy(Brightest(), [(x, y)], lambda model, x, y: x + 1)
     with pytest.raises(RstHubError, match="not finite"):
@@ -202,8 +211,23 @@ def test_the_transfer_matrix_crafts_on_rows_and_tests_on_columns():
         crafted = [(attack(source, x, y), y) for x, y in data]
         assert matrix[i] == [clean_accuracy(model, crafted) for model in models]
     assert matrix[0][0] < matrix[1][0]  # crafted on itself is worse for network 0, whose labels these are
-    right = transfer_outcomes(models, data, attack)
+    right = transfer_outcomes(models, [(n, x, y) for n, (x, y) in enumerate(data)], attack)
     assert right.shape == (2, 2, 128)
+
+
+def test_attacks_that_draw_give_the_same_answer_each_time():
+    model, data = network(0), [(x, y) for _, x, y in numbered(2, 100)]
+    state = torch.get_rng_state()
+    attack = functools.partial(pgd, threat_model=ThreatModel(eps=2 / 255), steps=1, step_size=1 / 255)
+    one, same, other = (outcomes(model, data, attack, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(outcomes(model, data, PGD), outcomes(model, data, PGD))  # by its name too
+    models = [model, network(1)]
+    assert transfer_matrix(models, data, attack) == transfer_matrix(models, data, attack)
+    own = functools.partial(attack, generator=torch.Generator().manual_seed(7))
+    assert not torch.equal(outcomes(model, data, own), outcomes(model, data, own))  # a generator that is given goes on
 
 
 def test_the_papers_protocol_stops_where_the_source_is_fooled():

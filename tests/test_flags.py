@@ -31,21 +31,21 @@ class Net(nn.Module):
         return self.change(self.layers(x))
 
 
-def batches(count=40):
+def batches(count=60):
     x = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     y = Net()(x).argmax(1)
     return [(x[:24], y[:24]), (x[24:], y[24:])]
 
 
 def failed(flags):
-    return [flag.check for flag in flags if not flag.passed]
+    return [flag.check for flag in flags if flag.passed is False]
 
 
 def test_an_ordinary_network_raises_no_flag():
     flags = honesty_flags(Net(), batches(), EPS4)
     assert [flag.check for flag in flags] == COMPARED + INSPECTED
     assert failed(flags) == []
-    assert all("40 samples" in flag.found or "24 samples" in flag.found for flag in flags)
+    assert all("60 samples" in flag.found or "24 samples" in flag.found for flag in flags)
 
 
 def test_masked_gradients_raise_flags():
@@ -75,6 +75,8 @@ def test_saturated_probabilities_and_random_forwards_raise_flags():
     constant = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Threshold(1e9, 0.5))
     assert failed(inspect_model(constant, x, y)) == ["gradients are not zero"]
     assert failed(inspect_model([Net(), Net()], x, y)) == []
+    assert failed(inspect_model([Net(), constant], x, y)) == ["gradients are not zero"]  # one masked member is enough
+    assert failed(inspect_model(Net(torch.Tensor.detach), x, y)) == ["gradients are not zero"]
     dropping = nn.Sequential(nn.Dropout(0.5), Net()).train()
     assert failed(inspect_model(dropping, x, y)) == []  # it is inspected in eval mode
     assert dropping.training
@@ -87,7 +89,7 @@ def outcome(values):
 
 def test_each_comparison_has_its_flag():
     strong, weak = [1.0] * 50 + [0.0] * 50, [1.0] * 60 + [0.0] * 40
-    fine = {name: outcome(strong) for name in probes(EPS4, 8)} | {"pgd20 unbounded": outcome([0.0] * 100)}
+    fine = {name: outcome(strong) for name in probes(EPS4, 8)} | {"margin20 unbounded": outcome([0.0] * 100)}
     fine["fgsm"] = fine["square500"] = outcome(weak)
     assert failed(judge(fine)) == []
     other = [0.0] * 10 + [1.0] * 90
@@ -96,13 +98,27 @@ def test_each_comparison_has_its_flag():
         COMPARED[1]: {"pgd20x2": outcome([0.0] * 2 + strong[2:])},
         COMPARED[2]: {"fgsm": outcome([1.0] * 40 + [0.0] * 60)},
         COMPARED[3]: {"square500": outcome(other)},  # weaker by its accuracy, but it breaks other samples
-        COMPARED[4]: {"pgd20 unbounded": outcome([1.0] * 3 + [0.0] * 97)},
+        COMPARED[4]: {"margin20 unbounded": outcome([1.0] * 3 + [0.0] * 97)},
     }
     for check, changed in cases.items():
         assert failed(judge(fine | changed)) == [check]
     assert failed(judge(fine | {"pgd40": outcome([0.0, *strong[1:]])})) == []  # a point is no difference
     with pytest.raises(DataError, match="different numbers of samples"):
         judge(fine | {"fgsm": outcome([1.0])})
+
+
+def test_the_unbounded_probe_starts_at_the_image():
+    assert probes(EPS4, 8)["margin20 unbounded"].described()["random_start"] is False
+    x, y = batches()[0]
+    masked = Net(lambda logits: logits.detach() + 0 * logits)  # its gradient is 0 everywhere
+    adversarial = probes(EPS4, 8)["margin20 unbounded"](masked, x, y)
+    assert torch.equal(adversarial, x)  # a random start of this size would have fooled it by chance
+
+
+def test_too_few_samples_pass_nothing():
+    x, y = batches()[0]
+    flags = honesty_flags(Net(), [(x[:10], y[:10])], EPS4)
+    assert [flag.passed for flag in flags[:5]] == [None] * 5
 
 
 def test_nothing_to_flag_is_an_error():

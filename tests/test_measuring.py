@@ -116,7 +116,8 @@ def test_a_benchmark_writes_what_the_library_measures(tickets, tmp_path, capsys)
     assert found["network"]["source"] == "one"
     assert found["dataset"] == {"name": "digits", "split": "test", "samples": 120}
     assert found["seed"] == 0
-    assert found["command"].startswith("recipes/benchmark.py --ticket")
+    assert found["command"].startswith("recipes/benchmark.py --samples 120 --batch-size 50 --ticket")
+    assert found["images"]["size"] == 32
     assert found["versions"]["torch"] == torch.__version__
 
 
@@ -131,25 +132,28 @@ def test_attacks_and_budgets_are_added_to_a_benchmark(tickets, tmp_path):
         benchmark.main(arguments)
     with pytest.raises(RstHubError, match="samples was 120, is 60"):
         benchmark.main([*arguments, "--resume", "--samples", "60"])
-    benchmark.main([*arguments, "--resume", "--eps", "2,4", "--attacks", "fgsm,pgd5,square5"])
+    benchmark.main([*arguments, "--resume", "--eps", "4", "--attacks", "square5"])
     after = results(run)
     assert {path: path.read_bytes() for path in journals} == journals  # nothing was measured twice
     assert [row["key"] for row in after["attacks"]] == [
         f"{n}-eps{e}" for n in ("fgsm", "pgd5", "square5") for e in (2, 4)
     ]
     assert after["attacks"][0] == before["attacks"][0]
+    assert "--attacks fgsm,pgd5,square5 --eps 2,4" in after["command"]
     assert [row["eps_over_255"] for row in after["worst_case"]] == [2, 4]
     assert after["worst_case"][1]["accuracy"] <= after["worst_case"][0]["accuracy"]
 
 
 def test_two_processes_measure_the_same(tickets, tmp_path):
-    arguments = ("--ticket", tickets / "one", *SMALL)
+    arguments = ("--ticket", tickets / "one", *SMALL[:-1], "60")
     benchmark.main([*map(str, arguments), "--output", str(tmp_path / "one")])
     run_recipe("benchmark.py", *arguments, "--output", tmp_path / "two", launcher=launch(2))
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert (one["processes"], two["processes"]) == (1, 2)
-    batches = {path.name: len(path.read_text().splitlines()) for path in (tmp_path / "two").rglob("pgd5*/*.jsonl")}
-    assert batches == {"0.jsonl": 2, "1.jsonl": 1}
+    for name, batches in {"pgd5*": {"0.jsonl": 2, "1.jsonl": 1}, "flag*pgd40*": {"0.jsonl": 1, "1.jsonl": 1}}.items():
+        journals = (tmp_path / "two").rglob(f"{name}/*.jsonl")
+        assert {path.name: len(path.read_text().splitlines()) for path in journals} == batches
+    assert len(one["flags"]["checks"]) == 8
     for key in ("clean", "worst_case", "flags"):
         assert one[key] == two[key]
     assert [row["outcomes"] for row in one["attacks"]] == [row["outcomes"] for row in two["attacks"]]
@@ -181,6 +185,8 @@ def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path):
         "hf-hub:org/dense-digits": "dense",
         "org/rst-two": "r2s",
         "org/rst-two@main": "r2s",
+        "hf-hub:org/rst-two": "r2s",
+        f"local-dir:{tickets / 'two'}": "r2s",
     }
     accuracies = []
     for number, (source, kind) in enumerate(sources.items()):
@@ -188,9 +194,9 @@ def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path):
         benchmark.main(["--ticket", source, "--dataset", "digits", *SMALL, "--output", str(output)])
         assert results(output)["kind"] == kind
         accuracies.append(results(output)["attacks"][0]["accuracy"])
-    assert len(accuracies) == 4
+    assert len(accuracies) == 6
     assert accuracies[0] == accuracies[1]
-    assert accuracies[2] == accuracies[3]
+    assert len(set(accuracies[2:])) == 1
 
 
 def test_what_cannot_be_measured_is_one_error_and_nothing_is_written(tickets, tmp_path, monkeypatch, image_folder):
@@ -198,6 +204,9 @@ def test_what_cannot_be_measured_is_one_error_and_nothing_is_written(tickets, tm
     model = build_model("test_resnet", {"num_classes": 10}, seed=0)
     describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), [*LABELS[:9], "zero"])
     save_dense(model, tmp_path / "other", "test_resnet", {"num_classes": 10})
+    three = build_model("test_resnet", {"num_classes": 3}, seed=0)
+    describe_input(three, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), ["ant", "bee", "cat"])
+    save_dense(three, tmp_path / "three", "test_resnet", {"num_classes": 3})
     cases = (
         ((), "--ticket ''"),
         (("--ticket", str(tmp_path / "absent")), "neither a ticket folder here"),
@@ -214,6 +223,11 @@ def test_what_cannot_be_measured_is_one_error_and_nothing_is_written(tickets, tm
         (("--ticket", str(tmp_path / "other")), "give one by --dataset"),
         (("--ticket", str(tmp_path / "other"), "--dataset", "digits"), "name their classes differently: 'zero', '9'"),
         (("--ticket", str(tmp_path / "other"), "--name", "r0.1"), "goes with tickets"),
+        (
+            ("--ticket", str(tmp_path / "three"), "--dataset", str(image_folder), "--attacks", "autoattack"),
+            "needs 4 classes",
+        ),
+        ((*one, "--norm", "L2", "--attacks", "cw_linf"), "give margin100 instead"),
         ((*one, "--preset", "digits"), "'--preset' is not known"),
     )
     for arguments, message in cases:
@@ -279,6 +293,7 @@ def test_transfer_writes_a_matrix_and_a_heat_map(tickets, tmp_path, capsys):
         assert matrix[i][:2] == pytest.approx(again[i], abs=500 / 120)  # only the random starts differ
     before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
     transfer.main([*arguments, "--resume", "--paper-protocol"])
+    transfer.main([*arguments, "--resume"])  # what was measured stays in the result
     both = results(run, "transfer.json")["accuracy"]
     assert both["full"] == matrix
     assert {path: path.read_bytes() for path in before} == before
@@ -315,6 +330,7 @@ def test_transfer_refuses_what_makes_no_matrix(tickets, tmp_path):
         (("--tickets", str(tickets / "one")), "give two networks or more"),
         ((), "--tickets ''"),
         (("--tickets", str(tickets / "two"), "--paper-protocol", "--attack", "fgsm"), "stops an attack early"),
+        (("--tickets", str(tickets / "two"), "--paper-protocol", "--attack", "pgd2x2"), "stops an attack early"),
         (("--tickets", str(tickets / "two"), "--eps", "-1"), "--eps -1.0"),
     )
     for arguments, message in cases:
@@ -324,14 +340,20 @@ def test_transfer_refuses_what_makes_no_matrix(tickets, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_changed_ticket_or_data_set_is_measured_anew(tickets):
+def test_a_changed_ticket_or_data_set_is_measured_anew(tickets, tmp_path):
     one, two = (victims.load_victim(str(tickets / "two"), name) for name in ("r0.3", "r0.5"))
     images = load_images("digits", "test")
     same = victims.fingerprint([victims.load_victim(str(tickets / "two"), "r0.3")], images)
-    fewer = images.subset(torch.arange(100))
-    prints = [victims.fingerprint(which, on) for which in ([one], [two], [one, two]) for on in (images, fewer)]
+    changed = images.subset(torch.arange(len(images)))
+    changed.rows[250, 0, 3, 3] += 1
+    prints = [victims.fingerprint(which, on) for which in ([one], [two], [one, two]) for on in (images, changed)]
+    model = build_model("test_resnet", {"num_classes": 10}, seed=0)
+    for number, mean in enumerate((0.3, 0.9)):
+        describe_input(model, 32, (mean,) * 3, (0.3, 0.3, 0.3), LABELS)
+        save_dense(model, tmp_path / str(number) / "dense", "test_resnet", {"num_classes": 10})
+        prints.append(victims.fingerprint([victims.load_victim(str(tmp_path / str(number) / "dense"))], images))
     assert prints[0] == same
-    assert len(set(prints)) == 6
+    assert len(set(prints)) == 8
 
 
 def test_the_readme_names_every_recipe():

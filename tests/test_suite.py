@@ -17,8 +17,13 @@ def test_names_stand_for_attacks_with_all_their_settings():
     expected = {
         "fgsm": (fgsm, {}),
         "fgsm_rs": (fgsm_rs, {"step_size_over_255": 10.0}),
-        "pgd20": (pgd, {"steps": 20, "step_size_over_255": 2.0, "restarts": 1, "keep": "best", "random_start": True}),
+        "pgd20": (
+            pgd,
+            {"steps": 20, "step_size_over_255": 2.0, "restarts": 1, "keep": "best", "loss": "cross_entropy"},
+        ),
         "pgd100x5": (pgd, {"steps": 100, "restarts": 5}),
+        "margin20": (pgd, {"steps": 20, "loss": "margin"}),
+        "margin100x5": (pgd, {"steps": 100, "restarts": 5, "loss": "margin"}),
         "cw_linf": (cw_linf, {"steps": 100, "restarts": 1}),
         "cw_linf20x3": (cw_linf, {"steps": 20, "restarts": 3}),
         "cw_l2": (cw_l2, {"steps": 100, "search_steps": 1, "initial_const": 0.1, "learning_rate": 0.01}),
@@ -36,9 +41,8 @@ def test_names_stand_for_attacks_with_all_their_settings():
         assert settings.items() <= described.items(), name
         assert (described["norm"], described["eps_over_255"]) == (("L2", None) if name == "cw_l2" else ("Linf", 8.0))
         assert attack.counts_queries == (function in (bandits, square))
-        inspect.signature(function).bind(None, None, None, **attack.settings) if name == "cw_l2" else inspect.signature(
-            function
-        ).bind(None, None, None, EPS8, **attack.settings)
+        budget = () if name == "cw_l2" else (EPS8,)
+        inspect.signature(function).bind(None, None, None, *budget, **attack.settings)
     assert set(NAMES) <= set(expected)
     assert named_attack("bandits", ThreatModel("L2", 1.0), 224).described()["tile"] == 50
     assert named_attack("bandits", ThreatModel("L2", 1.0), 224).described()["image_lr"] == 0.5
@@ -62,6 +66,12 @@ def test_every_attack_runs_by_its_name_and_draws_from_the_generator():
         assert torch.equal(found[0], found[1])
         drawing += not torch.equal(found[0], found[2])
     assert drawing == 5
+
+
+def test_cw_linf_is_for_linf():
+    with pytest.raises(SettingsError, match="give margin100 instead"):
+        named_attack("cw_linf", ThreatModel("L2", 0.5), 32)
+    assert named_attack("margin100", ThreatModel("L2", 0.5), 32).described()["norm"] == "L2"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
