@@ -49,7 +49,7 @@ def main() -> None:
     samples = len(load_images("digits", "test"))
     table(curves, options.seeds, samples)
     result = {"seeds": options.seeds, "samples": samples, "eps_over_255": EPS, "accuracy": curves}
-    result["attack"] = "PGD-20, Linf, step max(2, eps/8)/255, one random start; eps 0 is clean accuracy"
+    result["attack"] = "PGD-20, Linf, step max(2, eps/8)/255, one random start, best iterate; eps 0 is clean accuracy"
     options.picture.parent.mkdir(parents=True, exist_ok=True)
     options.picture.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     picture(curves, options.picture, samples)

@@ -85,10 +85,8 @@ def test_a_benchmark_writes_what_the_library_measures(tickets, tmp_path, capsys)
     assert 40 < percent(clean) < 100
     assert found["clean"]["samples"] == 120
     assert [row["key"] for row in found["attacks"]] == ["fgsm-eps2", "pgd5-eps2", "cw_l2", "bandits20-eps2"]
-    measured = {
-        name: join(evaluate(model, batches, named_attack(name, EPS2, 32))) for name in ("fgsm", "pgd5", "cw_l2")
-    }
-    for row in found["attacks"][:3]:
+    measured = {name: join(evaluate(model, batches, named_attack(name, EPS2, 32))) for name in ("fgsm", "pgd5")}
+    for row in found["attacks"][:2]:
         left = measured[row["attack"]["name"]]
         assert row["accuracy"] == pytest.approx(percent(left.correct), abs=100 / 120)
         assert len(row["outcomes"]) == 120
