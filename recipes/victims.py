@@ -96,7 +96,7 @@ def _tickets(source: str, name: str | None) -> Victim:
             {"name": t.name, "remaining_ratio": t.remaining_ratio, "kept": t.kept, "sha256": sha256[t.name]}
             for t in tickets
         ],
-        "dataset": tickets[0].provenance.get("settings", {}).get("dataset"),
+        "dataset": _searched_on(tickets[0].provenance),
     }
     members = [PixelModel(ticket.model()) for ticket in tickets]
     if len(members) == 1:
@@ -135,7 +135,7 @@ def load_test_images(settings: MeasureSettings, victims: list[Victim], accelerat
     for victim in victims:
         _check_labels(victim, images, dataset)
     if settings.samples is not None and settings.samples < len(images):  # at random: many data sets are sorted by class
-        images = images.subset(permutation("test", 0, 0, len(images))[: settings.samples])
+        images = images.subset(permutation("test", 0, 0, len(images))[: settings.samples])  # as in a search
     return (Path(dataset).resolve().name if Path(dataset).is_dir() else dataset), images
 
 
@@ -174,8 +174,9 @@ def circumstances(
     settings: MeasureSettings, dataset: str, images: Images, image_size: int, accelerator: Accelerator, command: str
 ) -> dict[str, Any]:
     """Return what every number must carry: data, sample count, seed, command, device and versions."""
+    chosen = "all" if settings.samples is None else "the first of rst_hub.data.permutation('test', 0, 0, all)"
     return {
-        "dataset": {"name": dataset, "split": images.split, "samples": len(images)},
+        "dataset": {"name": dataset, "split": images.split, "samples": len(images), "chosen": chosen},
         "images": {
             "size": image_size,
             "resize": "shorter side, bilinear with antialiasing; centre crop (crop_pct 1)",
@@ -194,6 +195,12 @@ def _label(folder: Path) -> str:
     """Return a folder's name; of a run's ``ticket/`` or ``model/`` the run's."""
     folder = folder.resolve()
     return folder.parent.name if folder.name in ("ticket", "model") else folder.name
+
+
+def _searched_on(provenance: dict[str, Any]) -> str | None:
+    settings = provenance.get("settings")
+    dataset = settings.get("dataset") if isinstance(settings, dict) else None
+    return dataset if isinstance(dataset, str) else None
 
 
 def _holds_tickets(folder: Path) -> bool:

@@ -112,7 +112,7 @@ def test_a_benchmark_writes_what_the_library_measures(tickets, tmp_path, capsys)
     assert found["flags"]["samples"] == 20
     assert found["network"]["tickets"][0]["remaining_ratio"] == 0.3
     assert found["network"]["source"] == "one"
-    assert found["dataset"] == {"name": "digits", "split": "test", "samples": 120}
+    assert found["dataset"].items() >= {"name": "digits", "split": "test", "samples": 120}.items()
     assert found["seed"] == 0
     assert found["command"].startswith("recipes/benchmark.py --samples 120 --batch-size 50 --ticket")
     assert found["images"]["size"] == 32
@@ -140,6 +140,13 @@ def test_attacks_and_budgets_are_added_to_a_benchmark(tickets, tmp_path):
     assert "--attacks fgsm,pgd5,square5 --eps 2,4" in after["command"]
     assert [row["eps_over_255"] for row in after["worst_case"]] == [2, 4]
     assert after["worst_case"][1]["accuracy"] <= after["worst_case"][0]["accuracy"]
+
+
+def test_a_ticket_that_names_no_data_set_is_asked_for_one(tmp_path, folder):
+    with pytest.raises(RstHubError, match="give one by --dataset"):
+        benchmark.main(["--ticket", str(folder), "--output", str(tmp_path / "run")])
+    for provenance in ({}, {"settings": []}, {"settings": {"dataset": 3}}):
+        assert victims._searched_on(provenance) is None
 
 
 def test_two_processes_measure_the_same(tickets, tmp_path):
