@@ -233,7 +233,7 @@ def raised(bench: Bench, threat_model: ThreatModel, images: Images) -> dict[str,
         return {**about, "checks": []}
     few = images.subset(torch.arange(count))
     found = {
-        name: measured(bench, f"flag {count} {name} eps{shown(eps)}", probe, few)
+        name: measured(bench, f"flag{count}-{name}-eps{shown(eps)}".replace(" ", "-"), probe, few)
         for name, probe in probes(threat_model, bench.image_size).items()
     }
     local = next(batches_of(few, bench.settings, bench.image_size, bench.accelerator, alone=True))
