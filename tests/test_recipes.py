@@ -255,7 +255,14 @@ def test_an_interrupted_search_resumes_to_the_same_bits(search, tmp_path):
     output = tmp_path / "interrupted"
     command = [sys.executable, str(ROOT / "recipes/search.py"), *SMALL, "--epochs", "3", "--output", str(output)]
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background has it ignored
+    )
     deadline = time.monotonic() + 120
     while not (output / "checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
