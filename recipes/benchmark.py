@@ -14,7 +14,6 @@ mean over them (EOT), accuracies the exact expectation.
 import hashlib
 import json
 import logging
-import math
 import statistics
 import sys
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
-from run import check_output, make_folder
+from run import check_output, make_folder, rounds
 from settings import BenchmarkSettings, budgets, command, parse
 from tqdm import tqdm
 from victims import (
@@ -156,7 +155,6 @@ def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images)
     """Return what an attack leaves of the images, over all processes; what the journal has is not measured again."""
     accelerator, settings = bench.accelerator, bench.settings
     folder = journal_of(bench, key, attack)
-    rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
     with autoattack_warnings(folder / f"{accelerator.process_index}.warnings"):
         parts = evaluate(
             bench.victim.model,
@@ -166,7 +164,7 @@ def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images)
             done=[part for path in sorted(folder.glob("*.jsonl")) for part in read_journal(path)],
             journal=folder / f"{accelerator.process_index}.jsonl",
             progress=key if accelerator.is_main_process else None,
-            total=rounds,
+            total=rounds(images, settings.batch_size, accelerator),
         )
     return join(gather_object(parts))
 
@@ -231,15 +229,15 @@ def raised(bench: Bench, threat_model: ThreatModel, images: Images) -> dict[str,
     about = {"norm": threat_model.norm, "eps_over_255": eps, "samples": count}
     if not count:
         return {**about, "checks": []}
-    few = images.subset(torch.arange(count))
+    few, attacks = images.subset(torch.arange(count)), probes(threat_model, bench.image_size)
     found = {
         name: measured(bench, f"flag{count}-{name}-eps{shown(eps)}".replace(" ", "-"), probe, few)
-        for name, probe in probes(threat_model, bench.image_size).items()
+        for name, probe in attacks.items()
     }
     local = next(batches_of(few, bench.settings, bench.image_size, bench.accelerator, alone=True))
     checks = [*judge(found), *inspect_model(bench.victim.model, *local[1:])]
-    attacks = [probe.described() for probe in probes(threat_model, bench.image_size).values()]
-    return {**about, "checks": [asdict(flag) for flag in checks], "attacks": attacks}
+    described = [probe.described() for probe in attacks.values()]
+    return {**about, "checks": [asdict(flag) for flag in checks], "attacks": described}
 
 
 def shown(budget: float) -> str:

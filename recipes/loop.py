@@ -13,7 +13,7 @@ from typing import Any
 import accelerate
 import torch
 from accelerate.utils import gather_object
-from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, write_checkpoint, write_metrics
+from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, rounds, write_checkpoint, write_metrics
 from settings import RunSettings
 from torch import nn
 from torch.nn import functional
@@ -158,13 +158,13 @@ def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, 
     threat_model = ThreatModel("Linf", settings.eps / 255)
     pgd20 = {"steps": EVAL_STEPS, "step_size": EVAL_STEP_SIZE / 255}
     attacks = {"clean": None, "pgd20": NamedAttack("pgd20", pgd, threat_model, pgd20)}
-    rounds = math.ceil(math.ceil(len(images) / settings.eval_batch_size) / accelerator.num_processes)
+    total = rounds(images, settings.eval_batch_size, accelerator)
     found: dict[str, Any] = {"samples": len(images)}
     for key, attack in attacks.items():
         batches = evaluation_batches(images, settings.eval_batch_size, image_size=run.image_size, shard=run.shard)
         placed = ((number, _to_device(run, x), y.to(accelerator.device)) for number, x, y in batches)
         bar = f"{key}, {name}" if accelerator.is_main_process else None
-        parts = evaluate(PixelModel(model), placed, attack, seed=settings.seed, progress=bar, total=rounds)
+        parts = evaluate(PixelModel(model), placed, attack, seed=settings.seed, progress=bar, total=total)
         found[key] = percent(join(gather_object(parts)).correct)
     return found
 

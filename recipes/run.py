@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import shlex
@@ -193,6 +194,11 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
         "seconds": round(sum(record["seconds"] for record in metrics), 1),
         "versions": versions(),
     }
+
+
+def rounds(images: Images, batch_size: int, accelerator: Accelerator) -> int:
+    """Return how many batches the busiest process has, where each gets every processes-th one."""
+    return math.ceil(math.ceil(len(images) / batch_size) / accelerator.num_processes)
 
 
 def versions() -> dict[str, str]:

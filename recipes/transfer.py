@@ -12,7 +12,6 @@ beside the full attack. The run's folder holds ``transfer.json``, ``transfer.png
 
 import functools
 import json
-import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
-from run import check_output, make_folder
+from run import check_output, make_folder, rounds
 from settings import TransferSettings, budgets, command, parse
 from tqdm import tqdm
 from victims import (
@@ -84,8 +83,9 @@ def main(arguments: list[str]) -> None:
         **circumstances(settings, dataset, images, size, accelerator, command("transfer", settings)),
         "accuracy": {},
     }
+    journal = output / "journal" / fingerprint(victims, images)
     for protocol in protocols:
-        right = crossed(victims, attack, protocol, images, settings, accelerator, output)
+        right = crossed(victims, attack, protocol, images, settings, accelerator, journal / protocol)
         matrix = [[percent(right[i, j]) for j in range(len(victims))] for i in range(len(victims))]
         result["accuracy"][protocol] = matrix
         if accelerator.is_main_process:
@@ -105,20 +105,19 @@ def crossed(
     images: Images,
     settings: TransferSettings,
     accelerator: Accelerator,
-    output: Path,
+    folder: Path,
 ) -> torch.Tensor:
-    """Return outcomes (networks, networks, N) of one protocol, over all processes; what the journal has is kept."""
-    folder = output / "journal" / fingerprint(victims, images) / protocol
+    """Return outcomes (networks, networks, N) of one protocol, over all processes; what ``folder`` has is kept."""
     folder.mkdir(parents=True, exist_ok=True)
     done = {number: right for path in folder.glob("*.jsonl") for number, right in read_lines(path)}
     size = victims[0].input_cfg["input_size"][-1]
-    rounds = math.ceil(math.ceil(len(images) / settings.batch_size) / accelerator.num_processes)
+    total = rounds(images, settings.batch_size, accelerator)
     models = [victim.members[0] for victim in victims]
     budget = {} if attack.threat_model is None else {"threat_model": attack.threat_model}
     craft = functools.partial(attack.function, **budget, **attack.settings)
     batches = batches_of(images, settings, size, accelerator)
     found = []
-    for number, x, y in tqdm(batches, protocol, rounds, leave=False, disable=not accelerator.is_main_process):
+    for number, x, y in tqdm(batches, protocol, total, leave=False, disable=not accelerator.is_main_process):
         if number not in done:
             paper = protocol == "paper"
             right = transfer_outcomes(models, [(number, x, y)], craft, paper_protocol=paper, seed=settings.seed)
