@@ -150,7 +150,27 @@ class TransferSettings(MeasureSettings):
     paper_protocol: bool = _setting(False, "measure again with each sample stopped once it fools the network it is for")
 
 
-Settings = TypeVar("Settings", bound=RunSettings | MeasureSettings)
+@dataclass(frozen=True)
+class PublishSettings:
+    """Settings of publish.py."""
+
+    folder: str = _setting("", "folder to publish, made or added to; model_cards/<repository's name> by custom")
+    tickets: str | None = _setting(None, "ticket folders to take in, of one random network, with commas between")
+    results: str | None = _setting(None, "results.json and transfer.json files to take in, with commas between")
+    license: str | None = _setting(None, "of the tickets, by the Hub's name of it: apache-2.0")
+    dataset_id: str | None = _setting(None, "the data set's name on the Hub: org/name")
+    dataset_note: str | None = _setting(None, "what stands beside every number: in what the data differ from the set")
+    base_model: str | None = _setting(None, "the checkpoint on the Hub that the weights come from, where one was used")
+    note: str | None = _setting(None, "a paragraph for the card")
+    repo: str | None = _setting(None, "org/name on the Hub; without it the folder is only written")
+    private: bool = _setting(False, "make the repository private")
+    revision: str | None = _setting(None, "the branch; default: main")
+    create_pr: bool = _setting(False, "open a pull request instead")
+    message: str | None = _setting(None, "of the commit")
+    dry_run: bool = _setting(False, "check all, compare with the Hub, print, send nothing")
+
+
+Settings = TypeVar("Settings", bound=RunSettings | MeasureSettings | PublishSettings)
 
 
 def parse(kind: type[Settings], arguments: list[str], description: str) -> Settings:
@@ -162,10 +182,11 @@ def parse(kind: type[Settings], arguments: list[str], description: str) -> Setti
     given = vars(_command_line(kind, description, arguments))
     config, preset = given.pop("config", None), given.pop("preset", None)
     from_file = _read_toml(config, kind) if config else {}
-    if issubclass(kind, MeasureSettings):
-        measured = kind(**{**from_file, **given})
-        _check_measure(measured)
-        return measured
+    if not issubclass(kind, RunSettings):
+        settings = kind(**{**from_file, **given})
+        if isinstance(settings, MeasureSettings):
+            _check_measure(settings)
+        return settings
     preset_in_file = from_file.pop("preset", None)
     preset = preset or preset_in_file
     if preset is None:
@@ -178,9 +199,9 @@ def parse(kind: type[Settings], arguments: list[str], description: str) -> Setti
     own = {**from_file, **given}
     if own.get("optimizer") == "adamw":
         chosen["lr"] = ADAMW_RATE
-    settings = kind(**{**chosen, **own})
-    check(settings)
-    return settings
+    run_settings = kind(**{**chosen, **own})
+    check(run_settings)
+    return run_settings
 
 
 def check(settings: RunSettings) -> None:

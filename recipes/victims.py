@@ -16,10 +16,9 @@ from run import device_name, versions
 from settings import MeasureSettings
 from torch import nn
 
-import rst_hub
 from rst_hub.data import Images, evaluation_batches, load_images, permutation
-from rst_hub.errors import ArchitectureError, DataError, RstHubError, SettingsError, TicketError
-from rst_hub.hub import fetch, fetch_all
+from rst_hub.errors import ArchitectureError, DataError, HubError, RstHubError, SettingsError, TicketError
+from rst_hub.hub import load_tickets
 from rst_hub.models import PixelModel, load_dense, load_timm
 from rst_hub.ticket import digest
 
@@ -63,7 +62,7 @@ def load_victim(source: str, name: str | None = None) -> Victim:
     """
     prefix, _, path = source.partition(":")
     if prefix in ("hf-hub", "local-dir"):
-        with contextlib.suppress(TicketError):  # timm's names, of a ticket
+        with contextlib.suppress(TicketError, HubError):  # timm's names, of a ticket
             return _tickets(path, name)
     folder = Path(source)
     is_dense_folder = folder.is_dir() and not _holds_tickets(folder)
@@ -78,12 +77,7 @@ def load_victim(source: str, name: str | None = None) -> Victim:
 
 
 def _tickets(source: str, name: str | None) -> Victim:
-    if name is None:
-        where, names = fetch_all(source)
-    else:
-        where, name = fetch(source, name)
-        names = [name]
-    tickets = [rst_hub.Ticket.load(where, one) for one in names]
+    where, tickets = load_tickets(source, None if name is None else [name])
     config = json.loads((where / "config.json").read_text(encoding="utf-8"))
     sha256 = {entry["name"]: entry["sha256"] for entry in config["rst"]["tickets"]}
     label = _label(where) if Path(source).is_dir() else source
@@ -100,7 +94,7 @@ def _tickets(source: str, name: str | None) -> Victim:
     }
     members = [PixelModel(ticket.model()) for ticket in tickets]
     if len(members) == 1:
-        return Victim(f"{label}-{names[0]}", "ticket", members, about)
+        return Victim(f"{label}-{tickets[0].name}", "ticket", members, about)
     return Victim(label, "r2s", members, about)
 
 

@@ -7,14 +7,18 @@ from .blackbox import bandits, square
 from .errors import RstHubError
 from .evaluate import clean_accuracy, robust_accuracy, transfer_matrix
 from .flags import honesty_flags
-from .hub import from_pretrained, robustbench_model
+from .hub import from_pretrained, r2s_from_pretrained, robustbench_model
+from .listing import list_models
 from .masking import EdgePopup
 from .models import PixelModel, create_model
+from .publish import push_to_hub
+from .r2s import R2S
 from .ticket import Ticket
+from .version import __version__ as __version__
 from .weights import Init
 
-__version__ = "0.1.0"
 __all__ = [
+    "R2S",
     "EdgePopup",
     "Init",
     "PixelModel",
@@ -31,7 +35,10 @@ __all__ = [
     "fgsm_rs",
     "from_pretrained",
     "honesty_flags",
+    "list_models",
     "pgd",
+    "push_to_hub",
+    "r2s_from_pretrained",
     "robust_accuracy",
     "robustbench_model",
     "square",

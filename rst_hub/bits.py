@@ -45,14 +45,10 @@ def decode_mask(data: bytes, size: int) -> torch.Tensor:
     Raises:
         TicketError: ``data`` is not a code of exactly ``size`` bits.
     """
-    if len(data) < _HEADER.size:
-        raise TicketError(f"mask of {size} bits: {len(data)} bytes are too short for its header")
-    codec, parameter, kept = _HEADER.unpack_from(data)
+    codec, parameter, kept = _read_header(data, size)
     code = data[_HEADER.size :]
     if parameter and codec != RICE:
         raise TicketError(f"mask of {size} bits: codec {codec} has no parameter, but its header has {parameter}")
-    if kept > size:
-        raise TicketError(f"mask of {size} bits claims to keep {kept} of them")
     if codec == PACKED:
         flat = _unpack(code, size)
     elif codec == HUFFMAN:
@@ -64,6 +60,24 @@ def decode_mask(data: bytes, size: int) -> torch.Tensor:
     if int(np.count_nonzero(flat)) != kept:
         raise TicketError(f"mask of {size} bits: {np.count_nonzero(flat)} are set, but its header says {kept}")
     return torch.from_numpy(flat.view(np.bool_))
+
+
+def kept_in(data: bytes, size: int) -> int:
+    """Return how many of ``size`` bits a code claims to set, from its header alone.
+
+    Raises:
+        TicketError: it is too short for a header, or claims more than there are.
+    """
+    return _read_header(data, size)[2]
+
+
+def _read_header(data: bytes, size: int) -> tuple[int, int, int]:
+    if len(data) < _HEADER.size:
+        raise TicketError(f"mask of {size} bits: {len(data)} bytes are too short for its header")
+    codec, parameter, kept = _HEADER.unpack_from(data)
+    if kept > size:
+        raise TicketError(f"mask of {size} bits claims to keep {kept} of them")
+    return codec, parameter, kept
 
 
 def _unpack(packed: bytes, size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The command ``rst-hub``: info, verify and export, in words."""
+"""The command ``rst-hub``: what is on the Hub and in a folder, checked, exported, described, published."""
 
 import argparse
 import sys
@@ -6,41 +6,75 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import RstHubError
+from .card import write_card
+from .errors import ArchitectureError, RstHubError
 from .export import FORMATS, export
-from .hub import fetch
-from .models import TIMM_VERSION, is_ours
-from .ticket import Ticket, ticket_names
+from .hub import load_ticket, look
+from .listing import list_models
+from .models import TIMM_VERSION, dense_bytes, is_ours
+from .publish import plan_push, push_to_hub
+from .ticket import Ticket, claimed_layout, ticket_names
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or 2 after printing what is wrong."""
-    parser = argparse.ArgumentParser(prog="rst-hub", description="Robust scratch tickets: look into them, check them.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("info", "say what a ticket folder holds"),
-        ("verify", "make every ticket's weights anew and compare them with what was drawn"),
-    ):
-        commands.add_parser(name, help=text, description=text).add_argument("folder", type=Path)
-    text = "write a ticket as a dense checkpoint, for those without rst_hub"
-    exporter = commands.add_parser("export", help=text, description=text)
-    exporter.add_argument("folder", help="a ticket folder, or a repository on the Hub, org/name")
-    exporter.add_argument("--to", required=True, choices=FORMATS)
-    exporter.add_argument("--ticket", help="which one, when there are several")
-    exporter.add_argument("--output", type=Path, help="a new folder; default: <architecture>-<ticket>-<format>")
-    options = vars(parser.parse_args(arguments))
-    run: dict[str, Callable[..., None]] = {"info": info, "verify": verify, "export": export_dense}
+    options = vars(_parser().parse_args(arguments))
+    run: dict[str, Callable[..., None]] = {
+        "info": info,
+        "verify": verify,
+        "export": export_dense,
+        "card": card,
+        "push": push,
+        "list": list_tickets,
+    }
     try:
         run[options.pop("command")](**options)
     except (RstHubError, OSError) as error:  # OSError: a path that cannot be one
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_plain(error)}", file=sys.stderr)
         return 2
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rst-hub", description="Robust scratch tickets: find, check, publish them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    one = command("info", "say what tickets a folder or repository holds, without downloading them")
+    one.add_argument("source", help="a ticket folder, or a repository on the Hub, org/name")
+    one.add_argument("--revision", help="a branch, tag or commit of the repository")
+    one = command("verify", "make every ticket's weights anew and compare them with what was drawn")
+    one.add_argument("folder", type=Path)
+    one = command("export", "write a ticket as a dense checkpoint, for those without rst_hub")
+    one.add_argument("folder", help="a ticket folder, or a repository on the Hub, org/name")
+    one.add_argument("--to", required=True, choices=FORMATS)
+    one.add_argument("--ticket", help="which one, when there are several")
+    one.add_argument("--output", type=Path, help="a new folder; default: <architecture>-<ticket>-<format>")
+    one = command("card", "write README.md and pictures of a ticket folder from what was measured")
+    one.add_argument("folder", type=Path)
+    one.add_argument(
+        "--results", type=Path, nargs="*", default=[], help="results.json and transfer.json files to take in"
+    )
+    one = command("push", "check a ticket folder, write its card, and publish both as one commit on the Hub")
+    one.add_argument("folder", type=Path)
+    one.add_argument("repo_id", metavar="org/name")
+    one.add_argument("--private", action="store_true", help="make the repository private")
+    one.add_argument("--revision", help="the branch; default: main")
+    one.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+    one.add_argument("--message", help="of the commit")
+    one.add_argument("--dry-run", action="store_true", help="check all, compare with the Hub, print, send nothing")
+    one = command("list", "list the tickets on the Hub, as their cards describe them")
+    one.add_argument("--author", help="a user or organisation")
+    one.add_argument("--search", help="part of the name")
+    one.add_argument("--limit", type=int, default=100, help="the most repositories; default: 100")
+    return parser
+
+
 def export_dense(folder: str, to: str, ticket: str | None = None, output: Path | None = None) -> None:
     """Write one ticket as a dense checkpoint into a new folder, ``output``, and say where and how exact it is."""
-    drawn = Ticket.load(*fetch(folder, ticket))
+    drawn = load_ticket(folder, ticket)
     output = output or Path(f"{drawn.architecture}-{drawn.name}-{to}")
     difference = export(drawn, output, to)
     compared = (
@@ -54,21 +88,31 @@ def export_dense(folder: str, to: str, ticket: str | None = None, output: Path |
         print(f'timm.create_model("local-dir:{output}", pretrained=True)  # {needs}; by a timm that knows local-dir:')
 
 
-def info(folder: Path) -> None:
-    """Print what every ticket in ``folder`` is: architecture, seed, masks, size, measured accuracies."""
-    for name in ticket_names(folder):
-        ticket = Ticket.load(folder, name)
-        total = sum(mask.numel() for mask in ticket.masks.values())
-        tensors = ticket.state_dict().values()
-        dense = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        size = (folder / ticket.file).stat().st_size
-        print(f"{folder}: ticket {name} of {ticket.architecture} {_arguments(ticket.timm_kwargs)}")
-        print(f"  random network   seed {ticket.init.seed}, {ticket.init.distribution}")
-        share = f"{ticket.kept:,} of {total:,} weights kept ({ticket.kept / total:.2%})"
-        print(f"  masks            {ticket.pattern}, {share}")
-        print(f"  size             {size:,} bytes, dense {dense:,} ({dense / size:.0f} times as many)")
-        for line in _results(ticket.provenance):
-            print(line)
+def info(source: str, revision: str | None = None) -> None:
+    """Print what a folder or repository says of its tickets: architecture, seed, masks, size, accuracies.
+
+    Nothing of it is checked but config.json's form: ``rst-hub verify`` checks the rest.
+    """
+    config, sizes = look(source, revision=revision)
+    rst = config["rst"]
+    try:
+        dense = dense_bytes(claimed_layout(config))
+    except (ArchitectureError, RstHubError) as error:
+        dense = 0
+        print(f"its dense size is not known here: {_plain(error)}")
+    for entry in rst["tickets"]:
+        size = sizes.get(entry["file"])
+        print(_plain(f"{source}: ticket {entry['name']} of {rst['architecture']} {_arguments(rst['timm_kwargs'])}"))
+        print(f"  random network   seed {rst['init']['seed']}, {rst['init']['distribution']}")
+        share = f"{entry['kept']:,} weights kept, {entry['remaining_ratio']:.2%} of each layer"
+        print(f"  masks            {entry['pattern']}, {share}")
+        if size is None:
+            print("  size             its file is missing")
+        else:
+            beside = f", dense {dense:,} ({dense / size:.0f} times as many)" if dense else ""
+            print(f"  size             {size:,} bytes{beside}")
+        for line in _results(entry["provenance"]):
+            print(_plain(line))
 
 
 def verify(folder: Path) -> None:
@@ -84,6 +128,68 @@ def verify(folder: Path) -> None:
             f"  with {len(ticket.state)} stored tensors they fill {ticket.architecture} of timm {TIMM_VERSION} exactly"
         )
     print(f"verified: {len(names)} of {len(names)} tickets")
+
+
+def card(folder: Path, results: list[Path]) -> None:
+    """Write a folder's README.md and pictures, with ``results`` taken in, and say what was written."""
+    for path in write_card(folder, results):
+        print(f"wrote {path} ({path.stat().st_size:,} bytes)")
+
+
+def push(
+    folder: Path, repo_id: str, private: bool, revision: str | None, create_pr: bool, message: str | None, dry_run: bool
+) -> None:
+    """Publish a folder, or say what would be sent."""
+    if not dry_run:
+        url = push_to_hub(
+            folder, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message
+        )
+        print(f"published {folder}: {url}")
+        return
+    plan = plan_push(folder, repo_id, revision=revision)
+    what = "is there" if plan.exists else "would be made, private" if private else "would be made, public"
+    onto = "a pull request" if create_pr else f"branch {revision or 'main'}"
+    print(f"{repo_id} {what}; one commit on {onto} would have:")
+    for name, content in plan.files.items():
+        word = "send  " if name in plan.changed else "same  "
+        print(f"  {word} {len(content):>12,} bytes  {name}")
+    for name in plan.deleted:
+        print(_plain(f"  delete {'':>12}        {name}"))
+    print(f"every ticket was loaded and compared; nothing was sent, nothing written to {folder}")
+
+
+def list_tickets(author: str | None, search: str | None, limit: int) -> None:
+    """Print a table of the tickets on the Hub, from their cards."""
+    found = list_models(author=author, search=search, limit=limit)
+    head = ("repository", "ticket", "architecture", "ratio", "bytes", "data set", "clean %", "robust %", "against")
+    rows = [
+        (
+            row.repo,
+            row.ticket,
+            row.architecture or "not said",
+            _or_unknown(row.remaining_ratio, "g"),
+            _or_unknown(row.bytes, ","),
+            row.dataset or "not said",
+            _or_unknown(row.clean_accuracy, ".2f"),
+            _or_unknown(row.robust_accuracy, ".2f"),
+            row.robust_against or "",
+        )
+        for row in found
+    ]
+    lines = [head, *(tuple(_plain(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(f"{len(rows)} tickets of {len({row.repo for row in found})} repositories; the numbers are their cards' own")
+
+
+def _or_unknown(value: float | None, form: str) -> str:
+    return "not measured" if value is None else format(value, form)
+
+
+def _plain(text: object) -> str:
+    """Return text from elsewhere without control characters, which a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in str(text))
 
 
 def _arguments(timm_kwargs: dict[str, Any]) -> str:

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import RstHubError, SettingsError, TicketError, nearest
+from .errors import IntegrityError, RstHubError, SettingsError, TicketError, nearest, printable
+from .files import read_inside, strict_json
 from .masking import PATTERNS, check_remaining_ratio
 from .weights import GENERATOR, Init
 
 FORMAT_VERSION = 1
 TICKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MAX_CONFIG_BYTES = 16 * 2**20
+MAX_CONFIG_BYTES = 4 * 2**20
+"""Some ten times what 20,000 class names take."""
 
 
 def new_config(
@@ -71,18 +73,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return a ticket folder's config.json.
 
     Raises:
-        TicketError: the folder or the file is missing, not of this format, of a newer version, or lists files
-            otherwise than they lie in the folder.
+        IntegrityError: config.json is not of this format: damaged, edited, or not a ticket's at all.
+        TicketError: the folder or the file is missing, of a newer version, or does not list a file that lies there.
     """
     path = folder / "config.json"
     if not folder.is_dir():
         raise TicketError(f"{folder} is not a folder: give one that holds a ticket's config.json")
-    if not path.is_file():
+    if not path.exists():
         raise TicketError(f"{folder} holds no config.json, so it is no ticket folder: choose another folder")
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise ValueError("it is too large")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = strict_json(read_inside(folder, "config.json", MAX_CONFIG_BYTES))
         newer = config["rst"]["format_version"]
         if type(newer) is not int or newer <= FORMAT_VERSION:
             _check_network(config)
@@ -97,8 +97,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         OSError,
         RstHubError,
     ) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise TicketError(
+        reason = f"{type(error).__name__}: {printable(error, 500)}"
+        raise IntegrityError(
             f"{path} is not a ticket's config ({reason}): if the folder is a ticket's at all, fetch it anew"
         ) from error
     if newer > FORMAT_VERSION:
@@ -108,18 +108,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     listed = {entry["file"] for entry in config["rst"]["tickets"]}
     foreign = sorted(found.name for found in folder.glob("ticket-*.safetensors") if found.name not in listed)
     if foreign:
-        raise TicketError(f"{folder / foreign[0]} is not listed in config.json: remove the foreign file")
+        raise TicketError(f"{folder}/{printable(foreign[0])} is not listed in config.json: remove the foreign file")
     return config
 
 
-def choose_entry(folder: Path, config: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    """Return the entry of the ticket ``name``, which may be None where there is only one."""
+def choose_entry(
+    folder: Path | str, config: Mapping[str, Any], name: str | None, remaining_ratio: float | None = None
+) -> dict[str, Any]:
+    """Return the entry of one ticket, by its name or remaining ratio; neither is needed where there is only one.
+
+    Raises:
+        TicketError: there is no such ticket, or several.
+    """
     entries = config["rst"]["tickets"]
+    if remaining_ratio is not None:
+        ratios = sorted({entry["remaining_ratio"] for entry in entries})
+        entries = [entry for entry in entries if entry["remaining_ratio"] == remaining_ratio]
+        if not entries:
+            raise TicketError(f"{folder} holds no ticket of remaining ratio {remaining_ratio!r}. Known: {ratios[:50]}")
     names = [entry["name"] for entry in entries]
     if name is None and len(entries) == 1:
         return entries[0]
     if name is None:
-        raise TicketError(f"{folder} holds {len(names)} tickets: choose one of {', '.join(names)}")
+        shown = ", ".join(names[:20]) + ("" if len(names) <= 20 else ", ...")
+        raise TicketError(f"{folder} holds {len(names)} tickets: choose one of {shown}")
     if name not in names:
         raise TicketError(f"{folder} holds no ticket {name!r}. {nearest(str(name), names)}")
     return entries[names.index(name)]
@@ -151,6 +163,11 @@ def _model_args(rst: Mapping[str, Any]) -> dict[str, Any]:
     return {**rst["timm_kwargs"], "base": rst["architecture"], **init}
 
 
+def _alike(one: Any, other: Any) -> bool:
+    """Say whether two values are the same JSON; to Python, 10, 10.0 and (for 1) true are equal too."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
 def _check_network(config: Mapping[str, Any]) -> None:
     rst = config["rst"]
     if type(rst["format_version"]) is not int or rst["format_version"] != FORMAT_VERSION:
@@ -160,14 +177,16 @@ def _check_network(config: Mapping[str, Any]) -> None:
         raise ValueError(f"weights of another generator, {rst['init']['generator']!r}")
     if not isinstance(rst["architecture"], str) or not isinstance(rst["timm_kwargs"], dict):
         raise ValueError("its architecture is not a name with arguments")
-    if config["architecture"] != "rst" or config["model_args"] != _model_args(rst):
-        raise ValueError("its architecture and model_args for timm disagree with its rst part")
     if not isinstance(config["pretrained_cfg"], dict):
         raise ValueError("its pretrained_cfg is not an object")
+    for_timm = {key: config[key] for key in ("architecture", "model_args", "num_classes")}
+    classes = config["pretrained_cfg"].get("num_classes")
+    if not _alike(for_timm, {"architecture": "rst", "model_args": _model_args(rst), "num_classes": classes}):
+        raise ValueError("its architecture, model_args and num_classes for timm disagree with its other parts")
 
 
 def _check_entries(entries: list[dict[str, Any]]) -> None:
-    if not isinstance(entries, list) or not 1 <= len(entries) <= 10_000:
+    if not isinstance(entries, list) or not 1 <= len(entries) <= 1000:
         raise ValueError("it lists no tickets")
     for entry in entries:
         name = entry["name"]

@@ -4,13 +4,14 @@ A ticket's config.json names this entrypoint, ``rst``, as its architecture; timm
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from timm.models import register_model
 from torch import nn
 
 from .errors import ArchitectureError, SettingsError
-from .hub import fetch
+from .hub import load_ticket
 from .models import build_features, check_architecture, create_model, set_input
 from .ticket import Ticket
 from .weights import Init
@@ -49,7 +50,7 @@ def rst(
 
     Raises:
         ArchitectureError: there is no ticket or no base to build from, or the arguments are not the ticket's.
-        TicketError: the folder or repository does not hold exactly what was saved.
+        HubError, TicketError: the folder or repository does not hold exactly what was saved.
         SettingsError: out_indices is given without features_only.
     """
     kwargs = {key: value for key, value in kwargs.items() if key not in _OF_TIMM}
@@ -60,7 +61,7 @@ def rst(
             raise ArchitectureError("rst is no architecture of its own: it loads tickets and needs their base and seed")
         dense = create_model(base, Init(seed, distribution or Init(0).distribution), **kwargs)
         return build_features(base, kwargs, dense.state_dict(), out_indices) if features_only else dense
-    drawn = Ticket.load(*_where(dict(pretrained_cfg or {}), ticket, cache_dir))
+    drawn = _ticket_of(dict(pretrained_cfg or {}), ticket, cache_dir)
     classes = kwargs.pop("num_classes", None)
     given = {**kwargs, "base": base, "seed": seed, "distribution": distribution}
     own = _arguments(drawn)
@@ -96,10 +97,10 @@ def _plain(key: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _where(source: Mapping[str, Any], ticket: str | None, cache_dir: str | None) -> tuple[Any, str]:
-    """Return (folder, name) of the ticket that timm's pretrained_cfg points to."""
+def _ticket_of(source: Mapping[str, Any], ticket: str | None, cache_dir: str | None) -> Ticket:
+    """Return the ticket that timm's pretrained_cfg points to."""
     if source.get("source") == "local-dir":
-        return fetch(source["file"], ticket)
+        return load_ticket(Path(source["file"]), ticket)
     if source.get("source") == "hf-hub":
-        return fetch(f"hf://{source['hf_hub_id']}", ticket, cache_dir=cache_dir)
+        return load_ticket(f"hf://{source['hf_hub_id']}", ticket, cache_dir=cache_dir)
     raise ArchitectureError("a ticket is loaded by timm.create_model, from 'hf-hub:org/name' or 'local-dir:FOLDER'")

@@ -24,6 +24,19 @@ class TicketError(RstHubError):
     """A ticket folder is missing, incomplete, edited, foreign, or written by a newer rst-hub."""
 
 
+class IntegrityError(TicketError):
+    """A ticket's files are not the bytes that were saved: damaged or edited since. A fresh download may help."""
+
+
+class HubError(RstHubError):
+    """The Hub cannot be reached, does not have what was asked for, or refuses it."""
+
+
+def printable(value: object, most: int = 100) -> str:
+    """Return text that came from elsewhere for a message: cut, and without characters that a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in str(value)[:most])
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are close to ``name``, as a sentence to end an error message with."""
     known = sorted(known)

@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all: written beside, then renamed."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -8,6 +9,66 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_MOST_CONTAINERS, _MOST_KEYS = 100_000, 200_000
+
+
+def strict_json(content: bytes) -> Any:
+    """Return the value of JSON that every reader reads alike.
+
+    Raises:
+        ValueError: it is not UTF-8, names a key twice, holds NaN, a number beyond float64, or half a character (a lone
+            surrogate), or so many lists, objects and keys that its values would take fifty times its bytes.
+        RecursionError: it is nested too deeply.
+    """
+    if content.count(b"[") + content.count(b"{") > _MOST_CONTAINERS or content.count(b":") > _MOST_KEYS:
+        raise ValueError(f"more than {_MOST_CONTAINERS:,} lists and objects, or {_MOST_KEYS:,} keys")
+    value = json.loads(
+        content.decode("utf-8"), object_pairs_hook=_once_each, parse_constant=_no_number, parse_float=_finite
+    )
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on a lone surrogate
+    return value
+
+
+def read_inside(folder: Path, name: str, limit: int) -> bytes:
+    """Return the bytes of one file of a folder, which may be a snapshot of the Hub's cache, full of links.
+
+    Raises:
+        ValueError: it is no regular file, larger than ``limit`` bytes, or a link to somewhere else.
+        OSError: it cannot be read.
+    """
+    path = (folder / name).resolve()
+    # In the cache, snapshots/<commit>/<name> is a link to blobs/<ETag>.
+    is_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    homes = [folder, folder.parent.parent / "blobs"] if is_cache else [folder]
+    if not any(home.resolve() in path.parents for home in homes):
+        raise ValueError(f"{name} is a link to a file outside of its folder")
+    if not path.is_file():
+        raise ValueError(f"{name} is no file")
+    if path.stat().st_size > limit:
+        raise ValueError(f"{name} is too large: {path.stat().st_size:,} bytes, where {limit:,} are the most")
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:  # it has grown since, or does not know its size
+        raise ValueError(f"{name} is too large: more than {limit:,} bytes")
+    return content
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return float(text)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -1,11 +1,18 @@
-"""from_pretrained: a ticket, from a folder or from the Hugging Face Hub, as a plain timm model."""
+"""Tickets from a folder or from the Hugging Face Hub: one as a plain timm model, several as an R2S.
 
+A repository is as foreign as a file from anywhere: only config.json and the asked ticket files are downloaded, none of
+them larger than the architecture allows, all of one commit, and each is checked at every load, from the cache too.
+"""
+
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -15,18 +22,41 @@ from huggingface_hub.errors import (
 )
 from torch import nn
 
-from .config import choose_entry, read_config
-from .errors import SettingsError, TicketError
+from .config import MAX_CONFIG_BYTES, choose_entry, read_config
+from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError
+from .listing import LIBRARY, near_names
 from .models import PixelModel
-from .ticket import Ticket
+from .r2s import R2S
+from .ticket import Ticket, claimed_layout, largest_file
+from .version import __version__
 
-_REPOSITORY = re.compile(r"(hf://)?(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
+REPOSITORY = re.compile(r"(hf://)?(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>\S+))?")
+_REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,250}")
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where tickets are: a folder here, or a repository at a revision; and how the Hub's client is to get them."""
+
+    folder: Path | None
+    repo: str = ""
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+    def __str__(self) -> str:
+        """Return the folder, or the repository's name with its revision."""
+        return str(self.folder) if self.folder else self.repo + (f"@{self.revision}" if self.revision else "")
 
 
 def from_pretrained(
     repo_or_folder: str | Path,
     *,
     ticket: str | None = None,
+    remaining_ratio: float | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     revision: str | None = None,
@@ -43,6 +73,7 @@ def from_pretrained(
         repo_or_folder: a ticket folder, as ``Ticket.save`` writes it, or a repository on the Hub: ``org/name``,
             ``org/name@revision``, ``hf://org/name``.
         ticket: the name of one ticket, when there are several.
+        remaining_ratio: of one ticket, instead of its name.
         features_only: return timm's ``features_only`` form instead, which maps images to a list of feature maps.
         out_indices: which of its feature levels to return, or how many of the last ones; timm's own choice when None.
         revision: a branch, tag or commit of the repository; its main branch when None.
@@ -52,23 +83,43 @@ def from_pretrained(
         force_download: download anew what is in the cache.
 
     Raises:
-        TicketError: the folder or repository is not there, or not exactly what was saved.
+        HubError: the repository, the revision or a file of it is not on the Hub, or the Hub cannot be reached.
+        IntegrityError: a file is not what was saved; of the Hub, also after a fresh download.
+        TicketError: the folder is not there, has no such ticket, or what it says of itself is false.
         ArchitectureError: the installed timm does not know the architecture, or has no features of it.
         SettingsError: two revisions are given, or out_indices without features_only.
     """
     if out_indices is not None and not features_only:
         raise SettingsError(f"out_indices={out_indices!r} goes with features_only=True")
-    folder, name = fetch(
+    drawn = load_ticket(
         repo_or_folder,
         ticket,
+        remaining_ratio=remaining_ratio,
         revision=revision,
         token=token,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
         force_download=force_download,
     )
-    drawn = Ticket.load(folder, name)
     return drawn.features(out_indices) if features_only else drawn.model()
+
+
+def r2s_from_pretrained(
+    repo_or_folder: str | Path, *, tickets: Sequence[str] | None = None, generator: Any = None, **options: Any
+) -> R2S:
+    """Return several tickets of a folder or repository as an :class:`R2S`, which draws one for each sample.
+
+    Args:
+        repo_or_folder: as for :func:`from_pretrained`.
+        tickets: their names; all when None.
+        generator: a torch.Generator of the draws, for repeatable ones; see :class:`R2S`.
+        **options: revision, token, cache_dir, local_files_only and force_download of :func:`from_pretrained`.
+
+    Raises:
+        HubError, TicketError, ArchitectureError, SettingsError: as for :func:`from_pretrained`.
+    """
+    _, members = load_tickets(repo_or_folder, tickets, **options)
+    return R2S(members, generator=generator)
 
 
 def robustbench_model(repo_or_folder: str | Path, **options: Any) -> PixelModel:
@@ -82,62 +133,83 @@ def robustbench_model(repo_or_folder: str | Path, **options: Any) -> PixelModel:
         **options: those of :func:`from_pretrained`, but for the features.
 
     Raises:
-        TicketError, ArchitectureError, SettingsError: as for :func:`from_pretrained`.
+        HubError, TicketError, ArchitectureError, SettingsError: as for :func:`from_pretrained`.
     """
     if {"features_only", "out_indices"} & set(options):
         raise SettingsError("features are no class logits: leave out features_only and out_indices")
     return PixelModel(from_pretrained(repo_or_folder, **options)).eval().requires_grad_(False)
 
 
-def fetch(
+def load_ticket(
+    repo_or_folder: str | Path, name: str | None = None, *, remaining_ratio: float | None = None, **options: Any
+) -> Ticket:
+    """Return one ticket of a folder or repository; arguments and errors are those of :func:`from_pretrained`."""
+
+    def load(folder: Path, config: dict[str, Any], source: _Source) -> Ticket:
+        entry = choose_entry(str(source), config, name, remaining_ratio)
+        return _load(folder, config, entry, source)
+
+    return _with_config(_source(repo_or_folder, **options), load)
+
+
+def load_tickets(
+    repo_or_folder: str | Path, names: Sequence[str] | None = None, **options: Any
+) -> tuple[Path, list[Ticket]]:
+    """Return (folder, tickets) of the named tickets, or all, of a folder or repository, all of one commit."""
+    if isinstance(names, str):
+        raise SettingsError(f"tickets={names!r}: give a list of names")
+
+    def load(folder: Path, config: dict[str, Any], source: _Source) -> tuple[Path, list[Ticket]]:
+        entries = config["rst"]["tickets"]
+        if names is not None:
+            entries = [choose_entry(str(source), config, name) for name in names]
+        return folder, [_load(folder, config, entry, source) for entry in entries]
+
+    return _with_config(_source(repo_or_folder, **options), load)
+
+
+def look(repo_or_folder: str | Path, **options: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return (config.json, bytes by file name) of a folder or repository; no ticket is downloaded or read.
+
+    Args:
+        repo_or_folder: as for :func:`from_pretrained`.
+        **options: revision, token, cache_dir, local_files_only and force_download of :func:`from_pretrained`.
+
+    Raises:
+        HubError, TicketError, SettingsError: as for :func:`from_pretrained`.
+    """
+
+    def sizes(folder: Path, config: dict[str, Any], source: _Source) -> tuple[dict[str, Any], dict[str, int]]:
+        names = [entry["file"] for entry in config["rst"]["tickets"]]
+        if source.folder is not None:
+            return config, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+        if source.local_files_only:
+            return config, {}
+        api = HfApi(token=source.token, library_name=LIBRARY, library_version=__version__)
+        try:
+            files = api.model_info(source.repo, revision=folder.name, files_metadata=True).siblings or []
+        except Exception as error:
+            raise HubError(f"the files of {source} cannot be listed: {type(error).__name__} {error}") from error
+        return config, {file.rfilename: file.size for file in files if file.rfilename in names and file.size}
+
+    return _with_config(_source(repo_or_folder, **options), sizes)
+
+
+def _source(
     repo_or_folder: str | Path,
-    ticket: str | None = None,
     *,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
-) -> tuple[Path, str]:
-    """Return (folder, name) of one ticket, downloading its config.json and its own file where they are on the Hub.
-
-    The revision is resolved to a commit once, and both files are those of that commit.
-
-    Raises:
-        TicketError, SettingsError: as for :func:`from_pretrained`.
-    """
-    options = {
-        "token": token,
-        "cache_dir": cache_dir,
-        "local_files_only": local_files_only,
-        "force_download": force_download,
-    }
-    folder, repo, options = _locate(repo_or_folder, revision, options)
-    entry = choose_entry(folder, read_config(folder), ticket)
-    if repo is not None:
-        _download(repo, entry["file"], folder.name, options)  # the cache names a snapshot by its commit
-    return folder, entry["name"]
-
-
-def fetch_all(repo_or_folder: str | Path) -> tuple[Path, list[str]]:
-    """Return (folder, names) of all tickets of a folder or repository, as :func:`fetch` does for one of them."""
-    folder, repo, options = _locate(repo_or_folder, None, {})
-    entries = read_config(folder)["rst"]["tickets"]
-    for entry in entries if repo is not None else ():
-        _download(str(repo), entry["file"], folder.name, options)
-    return folder, [entry["name"] for entry in entries]
-
-
-def _locate(
-    repo_or_folder: str | Path, revision: str | None, options: dict[str, Any]
-) -> tuple[Path, str | None, dict[str, Any]]:
-    """Return (the folder with config.json, the repository's name or None for a folder here, the client's options)."""
-    options = {**options, "library_name": "rst-hub"}
+) -> _Source:
+    """Return what a name means, before anything is asked or read."""
     if not isinstance(repo_or_folder, str | Path):
         raise SettingsError(f"{repo_or_folder!r} is neither the path of a folder nor a repository's name")
     if _is_folder(repo_or_folder):
-        return Path(repo_or_folder), None, options
-    found = _REPOSITORY.fullmatch(str(repo_or_folder))
+        return _Source(Path(repo_or_folder))
+    found = REPOSITORY.fullmatch(str(repo_or_folder))
     if found is None:
         raise TicketError(
             f"{str(repo_or_folder)[:300]} is neither a ticket folder here nor a repository's name, org/name"
@@ -145,31 +217,114 @@ def _locate(
     if found["revision"] and revision not in (None, found["revision"]):
         raise SettingsError(f"{repo_or_folder} and revision={revision!r} name two revisions: give one")
     revision = found["revision"] or revision or None
-    folder = _download(found["repo"], "config.json", revision, options).parent
-    return folder, found["repo"], options
+    check_revision(revision)
+    return _Source(None, found["repo"], revision, token, cache_dir, local_files_only, force_download)
 
 
-def _download(repo: str, file: str, revision: str | None, options: dict[str, Any]) -> Path:
-    where = f"{repo}@{revision}" if revision else repo
+def check_revision(revision: str | None) -> None:
+    """Raise SettingsError unless this can be the name of a branch, tag or commit; the cache makes a path of it."""
+    if revision is not None and not (isinstance(revision, str) and _REVISION.fullmatch(revision)):
+        raise SettingsError(f"revision {str(revision)[:300]!r} is not the name of a branch, tag or commit")
+
+
+def _with_config(source: _Source, use: Callable[[Path, dict[str, Any], _Source], _Found]) -> _Found:
+    """Return what ``use`` makes of (folder, config.json, source); of the Hub once more if a file was damaged."""
+    if source.folder is not None:
+        return use(source.folder, read_config(source.folder), source)
     try:
-        return Path(hf_hub_download(repo, file, revision=revision, **options))
-    except GatedRepoError as error:
-        raise TicketError(f"{repo} is gated: ask for access on its page, and give a token that has it") from error
-    except RepositoryNotFoundError as error:
+        return _once(source, use)
+    except IntegrityError as damaged:
+        if source.local_files_only or source.force_download:
+            raise
+        # The Hub's cache compares sizes, not contents: a flipped byte in it is served as good until it is replaced.
+        try:
+            return _once(replace(source, force_download=True), use)
+        except HubError as error:
+            raise IntegrityError(f"{damaged}. A fresh download failed: {error}") from error
+        except IntegrityError as error:
+            raise IntegrityError(f"{error}. A fresh download changed nothing: tell its owner") from error
+
+
+def _once(source: _Source, use: Callable[[Path, dict[str, Any], _Source], _Found]) -> _Found:
+    path = _download(source, "config.json", MAX_CONFIG_BYTES)
+    try:
+        return use(path.parent, read_config(path.parent), source)
+    except (TicketError, ArchitectureError) as error:
+        if isinstance(error, IntegrityError) or _is_as_sent(path):
+            raise
+        raise IntegrityError(f"{error} ({path} is not what the Hub sent)") from error
+
+
+def _is_as_sent(path: Path) -> bool:
+    """Say whether a file of the Hub's cache has the digest that it is named by there, where it is named by one."""
+    named, content = path.resolve().name, path.read_bytes()
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", named):
+        return True
+    as_git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return named in (as_git.hexdigest(), hashlib.sha256(content).hexdigest())
+
+
+def _load(folder: Path, config: Mapping[str, Any], entry: Mapping[str, Any], source: _Source) -> Ticket:
+    if source.folder is None:
+        try:
+            limit = largest_file(claimed_layout(config))
+        except (TicketError, ArchitectureError) as error:
+            raise type(error)(f"{source}: {error}") from error
+        commit = folder.name  # the cache names a snapshot by it
+        _download(replace(source, revision=commit), entry["file"], limit)
+    return Ticket.load(folder, entry["name"])
+
+
+def _download(source: _Source, file: str, limit: int) -> Path:
+    """Return the path of one file in the Hub's cache, downloaded if it is not there and not too large."""
+    options: dict[str, Any] = {
+        "revision": source.revision,
+        "token": source.token,
+        "cache_dir": source.cache_dir,
+        "local_files_only": source.local_files_only,
+        "force_download": source.force_download,
+        "library_name": LIBRARY,
+        "library_version": __version__,
+    }
+    with _hub_errors(source, file):
+        # What is there and how large it is: one HEAD for a branch, nothing for a commit in the cache.
+        there: Any = hf_hub_download(source.repo, file, dry_run=True, **options)
+    if there.file_size is not None and there.file_size > limit:
         raise TicketError(
-            f"there is no folder {repo} here, and no such repository on the Hub, or it is private: check the name, or "
-            "give a token"
+            f"{file} of {source} has {there.file_size:,} bytes, more than a ticket's can have ({limit:,}): it is not "
+            "downloaded"
+        )
+    known = try_to_load_from_cache(source.repo, file, source.cache_dir, source.revision)
+    if not there.will_download and known == there.local_path:
+        return Path(there.local_path)
+    with _hub_errors(source, file):
+        return Path(hf_hub_download(source.repo, file, **options))
+
+
+@contextmanager
+def _hub_errors(source: _Source, file: str) -> Iterator[None]:
+    """Turn what the Hub's client raises over one file into a HubError that says what to do."""
+    try:
+        yield
+    except GatedRepoError as error:
+        raise HubError(f"{source.repo} is gated: ask for access on its page, and give a token that has it") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"there is no folder {source.repo} here, and no such repository on the Hub, or it is private: check the "
+            f"name, or give a token. {near_names(source.repo, source.token)}".rstrip()
         ) from error
     except RevisionNotFoundError as error:
-        raise TicketError(f"{repo} has no revision {revision}: check the name of the branch, tag or commit") from error
+        raise HubError(
+            f"{source.repo} has no revision {source.revision}: check the name of the branch, tag or commit"
+        ) from error
     except LocalEntryNotFoundError as error:
-        raise TicketError(
-            f"{file} of {where} is not in the cache, and the Hub was not asked or not reached ({error})"
+        raise HubError(
+            f"{file} of {source} is not in the cache, and the Hub was not asked or not reached ({error})"
         ) from error
     except EntryNotFoundError as error:
-        raise TicketError(f"{where} has no {file}, so it is no whole ticket repository: choose another") from error
+        raise HubError(f"{source} has no {file}, so it is no whole ticket repository: choose another") from error
     except Exception as error:  # the client's HTTP library, of either version, has errors of its own
-        raise TicketError(f"{file} of {where} cannot be downloaded: {type(error).__name__} {error}") from error
+        raise HubError(f"{file} of {source} cannot be downloaded: {type(error).__name__} {error}") from error
 
 
 def _is_folder(path: str | Path) -> bool:

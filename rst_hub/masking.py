@@ -32,7 +32,7 @@ class EdgePopup:
     Args:
         model: from :func:`rst_hub.create_model`. Its maskable parameters are overwritten at once.
         init: the seed and distribution of the weights; the weights are made anew, whatever the model holds.
-        remaining_ratio: share of each layer's weights that is kept, in (0, 1] (layer-wise uniform, section 4.1).
+        remaining_ratio: share of each layer's weights that is kept, from 0.001 to 1 (layer-wise uniform, section 4.1).
         pattern: what is kept or removed as one; "element" is a single weight.
         score_seed: seed of the initial scores.
 
@@ -87,14 +87,17 @@ class EdgePopup:
 
 
 def check_remaining_ratio(remaining_ratio: float) -> None:
-    """Raise SettingsError unless the ratio is in (0, 1]."""
+    """Raise SettingsError unless the ratio is from 0.001 to 1.
+
+    With less no signal passes, and a file of some bytes could claim a network of gigabytes.
+    """
     if (
         isinstance(remaining_ratio, bool)
         or not isinstance(remaining_ratio, int | float)
-        or not 0 < remaining_ratio <= 1
+        or not 0.001 <= remaining_ratio <= 1
     ):
         raise SettingsError(
-            f"remaining ratio {remaining_ratio!r}: give the share of weights to keep, in (0, 1] (0.05 keeps 5%)"
+            f"remaining ratio {remaining_ratio!r}: give the share of weights to keep, from 0.001 to 1 (0.05 keeps 5%)"
         )
 
 

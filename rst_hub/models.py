@@ -1,6 +1,7 @@
 """timm models with random seeded weights: built by plain names and checked arguments, neutral but for the weights."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import timm
 import torch
 from safetensors import SafetensorError
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from . import cifar as cifar  # registers the paper's networks with timm
-from .errors import ArchitectureError, SettingsError, nearest
+from .errors import ArchitectureError, SettingsError, nearest, printable
 from .files import new_folder, write_json
 from .roles import make_neutral, maskable_weights, turn_off_dropout
 from .standardised import standardise_over_kept
@@ -28,7 +30,8 @@ _POOLS = ("", "avg", "avgmax", "catavgmax", "map", "max", "token")
 _ARGUMENTS = {
     "num_classes": lambda v: _is_int(v, 0, 100_000),
     "in_chans": lambda v: _is_int(v, 1, 1024),
-    "img_size": lambda v: _is_int(v, 1, 4096) or (_is_pair(v) and all(_is_int(side, 1, 4096) for side in v)),
+    # 1024: timm's own largest is 1024, and index tables made in Python (MaxViT) take seconds from there on
+    "img_size": lambda v: _is_int(v, 1, 1024) or (_is_pair(v) and all(_is_int(side, 1, 1024) for side in v)),
     "global_pool": lambda v: isinstance(v, str) and v in _POOLS,
     "drop_rate": lambda v: _is_share(v),
     "drop_path_rate": lambda v: _is_share(v),
@@ -177,7 +180,7 @@ def _build(architecture: str, arguments: Mapping[str, Any], seed: int) -> nn.Mod
     generator.manual_seed(seed)
     try:
         return timm.create_model(architecture, pretrained=False, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError, LookupError) as error:
+    except Exception as error:  # timm checks little: what wrong arguments raise depends on where they hurt first
         raise ArchitectureError(
             f"timm {TIMM_VERSION} cannot build {architecture} with {dict(arguments)}: {type(error).__name__} {error}"
         ) from error
@@ -189,14 +192,16 @@ def check_architecture(architecture: str, timm_kwargs: Mapping[str, Any]) -> Non
     """Raise ArchitectureError unless the name is registered and every argument is allowed and in range."""
     plain = isinstance(architecture, str) and not set(architecture) & set(":/.@\\")
     if not plain or not timm.is_model(architecture) or architecture == "rst":
-        name = re.split(r"[:/@\\]", str(architecture).partition(".")[0])[-1]
+        name = re.split(r"[:/@\\]", str(architecture)[:100].partition(".")[0])[-1]
         known = nearest(name, [known for known in timm.list_models() if known != "rst"])
-        raise ArchitectureError(f"timm {TIMM_VERSION} has no architecture {architecture!r}. {known}")
+        raise ArchitectureError(f"timm {TIMM_VERSION} has no architecture {str(architecture)[:100]!r}. {known}")
     for name, value in timm_kwargs.items():
         if name not in _ARGUMENTS:
-            raise ArchitectureError(f"timm argument {name!r} cannot go into a ticket. {nearest(name, _ARGUMENTS)}")
+            known = nearest(name[:100], _ARGUMENTS)
+            raise ArchitectureError(f"timm argument {name[:100]!r} cannot go into a ticket. {known}")
         if not _ARGUMENTS[name](value):
-            raise ArchitectureError(f"timm argument {name}={value!r} is not of the right type or out of range")
+            shown = f"{name}={value!r}"[:200]
+            raise ArchitectureError(f"timm argument {shown} is not of the right type or out of range")
 
 
 def is_ours(architecture: str) -> bool:
@@ -204,14 +209,36 @@ def is_ours(architecture: str) -> bool:
     return timm.model_entrypoint(architecture).__module__ == cifar.__name__
 
 
+class _NumbersStayNumbers(TorchFunctionMode):
+    """Makes torch.linspace on the CPU inside of ``torch.device("meta")``, so that its values can be asked for."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return func(*args, **{**({"device": "cpu"} if func is torch.linspace else {}), **(kwargs or {})})
+
+
 def state_layout(architecture: str, timm_kwargs: Mapping[str, Any]) -> dict[str, Layout]:
-    """Return (shape, dtype) of every tensor in the architecture's state dict, without allocating any."""
+    """Return (shape, dtype) of every tensor in the architecture's state dict, without allocating any.
+
+    Raises:
+        ArchitectureError: as for :func:`create_model`.
+    """
     try:
         with torch.device("meta"):
             model = build_model(architecture, timm_kwargs)
     except ArchitectureError:
-        model = build_model(architecture, timm_kwargs)  # some of timm before 1.0.20 asks tensors for values here
+        if architecture.startswith(("efficientformerv2_", "nest_")):  # timm 1.0.15 cannot; these ten are small
+            model = build_model(architecture, timm_kwargs)
+        else:
+            with torch.device("meta"), _NumbersStayNumbers():  # timm 1.0.15 asks tensors for dropout rates
+                model = build_model(architecture, timm_kwargs)
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
+
+
+def dense_bytes(layout: Mapping[str, Layout]) -> int:
+    """Return the bytes of a state dict of this layout, in an unbounded integer."""
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout.values())
 
 
 def size_arguments(architecture: str, image_size: int) -> dict[str, Any]:
@@ -257,15 +284,9 @@ def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
     """Give a model this pretrained_cfg, in both places where timm looks.
 
     Raises:
-        ArchitectureError: a key is not among those that a ticket may carry, its value is of the wrong type, or the
-            number of classes or labels is not the model's.
+        ArchitectureError: as for :func:`check_input`, or the number of classes or labels is not the model's.
     """
-    for key, value in pretrained_cfg.items():
-        if key not in _INPUT_KEYS or not _INPUT_KEYS[key](value):
-            raise ArchitectureError(f"pretrained_cfg entry {key}={value!r} is not one that a ticket may carry")
-    channels = {len(pretrained_cfg[key]) for key in ("mean", "std") if key in pretrained_cfg}
-    if "input_size" in pretrained_cfg and channels - {pretrained_cfg["input_size"][0]}:
-        raise ArchitectureError(f"mean and std of {channels} channels do not fit {pretrained_cfg['input_size']} images")
+    check_input(pretrained_cfg)
     classes = getattr(model, "num_classes", None)  # a features_only model has none
     labels = pretrained_cfg.get("label_names")
     for count in (pretrained_cfg.get("num_classes", classes), classes if labels is None else len(labels)):
@@ -273,6 +294,23 @@ def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
             raise ArchitectureError(f"{count} classes were given for a model of {classes}: they must be the same")
     timm_model: Any = model
     timm_model.pretrained_cfg = timm_model.default_cfg = dict(pretrained_cfg)
+
+
+def check_input(pretrained_cfg: Mapping[str, Any]) -> None:
+    """Raise ArchitectureError unless a ticket may carry every entry, and they fit together."""
+    for key, value in pretrained_cfg.items():
+        if key not in _INPUT_KEYS or not _INPUT_KEYS[key](value):
+            shown = printable(f"{key}={value!r}", 200)
+            raise ArchitectureError(f"pretrained_cfg entry {shown} is not one that a ticket may carry")
+    channels = {len(pretrained_cfg[key]) for key in ("mean", "std") if key in pretrained_cfg}
+    if "input_size" in pretrained_cfg and channels - {pretrained_cfg["input_size"][0]}:
+        raise ArchitectureError(f"mean and std of {channels} channels do not fit {pretrained_cfg['input_size']} images")
+
+
+def input_channels(architecture: str, timm_kwargs: Mapping[str, Any]) -> int:
+    """Return how many channels the architecture's images have."""
+    own = timm.get_pretrained_cfg(architecture)
+    return int(timm_kwargs.get("in_chans", 3 if own is None else own.input_size[0]))
 
 
 def _own_input(model: nn.Module, timm_kwargs: Mapping[str, Any]) -> dict[str, Any]:

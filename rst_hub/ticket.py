@@ -5,6 +5,9 @@ masked weight, ``mask.<name>`` (U8 bytes of bits.py) and, per other tensor of th
 constant tensor as one value of shape ()). Its metadata ``rst`` is JSON: ``seeded`` lists what the seed makes, shape and
 scale by name; ``config`` is the digest of what config.json says of the ticket. Masked weights and seeded tables are
 made anew when a ticket is loaded, and their digest is compared.
+
+Nothing is believed that can be checked: what a folder claims is compared in the order of what the comparison costs, and
+before anything of the claimed size is allocated.
 """
 
 import hashlib
@@ -13,23 +16,52 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .bits import decode_mask, encode_mask
+from .bits import decode_mask, encode_mask, kept_in
 from .config import TICKET_NAME, add_entry, choose_entry, config_digest, new_config, read_config, ticket_file, to_json
-from .errors import ArchitectureError, RstHubError, SettingsError, TicketError
-from .files import new_folder, write_files
+from .errors import ArchitectureError, IntegrityError, RstHubError, SettingsError, TicketError, printable
+from .files import new_folder, read_inside, strict_json, write_files
 from .masking import EdgePopup, kept_count
-from .models import TIMM_VERSION, Layout, build_features, build_masked, carried_input, set_input, state_layout
+from .models import (
+    TIMM_VERSION,
+    Layout,
+    build_features,
+    build_masked,
+    carried_input,
+    check_architecture,
+    check_input,
+    dense_bytes,
+    input_channels,
+    set_input,
+    state_layout,
+)
+from .roles import maskable_weights
 from .weights import Init, SeededTensor
 
-_MAX_TICKET_BYTES = 4 * 2**30
+_MAX_HEADER_BYTES = 4 * 2**20
+_BLOCK_ROWS, _ROW_WORDS = 32, 512
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""What a state dict of timm may hold, by the names of safetensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +69,8 @@ class Ticket:
     """A subnetwork of a random network: masks, the seed that makes the weights, and what the seed cannot make.
 
     ``masks`` are bool tensors by weight name; ``seeded`` says what the seed makes; ``state`` is the rest of the state
-    dict (batch-norm statistics and constants); ``weights_digest`` is the SHA-256 of the masked weights and seeded
-    tables; ``provenance`` is whatever JSON the search left about itself.
+    dict (batch-norm statistics and constants); ``weights_digest`` is that of :func:`weights_digest` for the masked
+    weights and seeded tables; ``provenance`` is whatever JSON the search left about itself.
     """
 
     name: str
@@ -85,7 +117,7 @@ class Ticket:
             seeded=dict(source.seeded),
             state={key: value for key, value in tensors.items() if key not in source.seeded},
             pretrained_cfg=carried_input(popup.model),
-            weights_digest=digest(tensors, source.seeded),
+            weights_digest=weights_digest(tensors, source.seeded),
             provenance={"versions": {"timm": TIMM_VERSION}, **(provenance or {})},
         )
         try:
@@ -114,11 +146,11 @@ class Ticket:
         for name, spec in self.seeded.items():
             values = self.init.tensor(spec)
             tensors[name] = values.where(self.masks[name], torch.zeros(())) if spec.masked else values
-        found = digest(tensors, self.seeded)
+        found = weights_digest(tensors, self.seeded)
         if found != self.weights_digest:
             raise TicketError(
-                f"ticket {self.name}: the weights made from seed {self.init.seed} have SHA-256 {found[:16]}..., those "
-                f"it was drawn with {self.weights_digest[:16]}...: its files were edited, or this rst-hub is at fault"
+                f"ticket {self.name}: the weights made from seed {self.init.seed} have the digest {found}, those "
+                f"it was drawn with {self.weights_digest}: its files were edited, or this rst-hub is at fault"
             )
         return tensors
 
@@ -152,16 +184,21 @@ class Ticket:
         return model.eval()
 
     def verify(self) -> None:
-        """Count the masks, make weights and model anew; raise TicketError if anything is not as it was drawn."""
+        """Count the masks, make weights and model anew; raise TicketError if anything is not as it was drawn.
+
+        Nor may a weight that roles.py masks be stored as it is: nothing but its random weights makes a ticket.
+        """
         self.check_counts()
-        self.model()
+        whole = sorted({weight.name for weight in maskable_weights(self.model())} - set(self.masks))
+        if whole:
+            raise TicketError(
+                f"its weights {whole[:3]} are stored whole or unmasked, so it is no random network's ticket"
+            )
 
     def check_counts(self) -> None:
         """Raise TicketError unless every mask keeps as many weights as the remaining ratio says."""
         for name, mask in self.masks.items():
-            found, due = int(mask.sum()), kept_count(mask.numel(), self.remaining_ratio)
-            if found != due:
-                raise TicketError(f"the mask of {name} keeps {found} of {mask.numel()} weights; {due} are due")
+            _check_count(name, int(mask.sum()), mask.numel(), self.remaining_ratio)
 
     def save(self, folder: str | Path) -> Path:
         """Write the ticket into ``folder``, made anew or holding other tickets of the same random network.
@@ -195,19 +232,23 @@ class Ticket:
         Every byte is checked against config.json, and every shape against the architecture before it is allocated.
 
         Raises:
-            TicketError: something is missing, truncated, edited, foreign, or of a newer format version.
+            IntegrityError: a file is truncated or edited.
+            TicketError: something is missing, foreign, false, of a newer format version, or too large for this
+                machine's memory.
             ArchitectureError: the installed timm does not know the architecture.
         """
         folder = Path(folder)
         config = read_config(folder)
         entry = choose_entry(folder, config, name)
-        content = _read_checked(folder / entry["file"], entry["sha256"])
+        path = folder / entry["file"]
         try:
-            ticket = _from_safetensors(config, entry, content)
+            layout = claimed_layout(config)
+            content = _read_checked(folder, entry, largest_file(layout))
+            ticket = _from_safetensors(config, entry, content, layout)
             ticket.check_counts()
             return ticket
         except (TicketError, ArchitectureError) as error:
-            raise type(error)(f"{folder / entry['file']}: {error}") from error
+            raise type(error)(f"{path}: {error}") from error
 
 
 def ticket_names(folder: str | Path) -> list[str]:
@@ -223,6 +264,60 @@ def digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> str:
         sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
+
+
+def weights_digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> str:
+    """Return the SHA-256, in hex, of the named tensors' names, dtypes, shapes and sums of their bytes, in sorted order.
+
+    A tensor's bytes are read as little-endian 64-bit integers in blocks of 32 rows of 512. Each block gives the sums of
+    its columns, each row its sum, modulo 2**64; bytes that fill no block stand for themselves. That takes a fifth of
+    the time of hashing every byte, and no mistake in making weights escapes it but one that cancels out in rows and
+    columns at once. Forgers could write any digest anyway: edited files are for SHA-256 to find.
+    """
+    sha = hashlib.sha256()
+    for name in sorted(names):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        flat = tensor.reshape(-1).view(torch.uint8)
+        whole = flat.numel() - flat.numel() % (8 * _BLOCK_ROWS * _ROW_WORDS)
+        blocks = flat[:whole].view(torch.int64).view(-1, _BLOCK_ROWS, _ROW_WORDS)
+        for part in (blocks.sum(1), blocks.sum(2), flat[whole:]):
+            sha.update(part.contiguous().numpy().data)
+    return sha.hexdigest()
+
+
+def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:
+    """Return (shape, dtype) of every tensor of the network that a config.json names, without allocating any.
+
+    Raises:
+        ArchitectureError: the installed timm does not know the architecture, or something about it is not allowed.
+        TicketError: this machine has not the memory that the network takes while it is loaded.
+    """
+    rst = config["rst"]
+    check_architecture(rst["architecture"], rst["timm_kwargs"])
+    check_input(config["pretrained_cfg"])
+    channels = input_channels(rst["architecture"], rst["timm_kwargs"])
+    said = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "mean", "std")}
+    if any(v is not None and (v[0] if k == "input_size" else len(v)) != channels for k, v in said.items()):
+        raise ArchitectureError(f"{rst['architecture']} takes images of {channels} channels, its pretrained_cfg others")
+    layout = _layout(rst["architecture"], json.dumps(rst["timm_kwargs"], sort_keys=True))
+    # at the most: the weights made, the model that takes them, and a byte a weight of mask
+    needed, free = dense_bytes(layout) * 9 // 4, psutil.virtual_memory().available
+    if needed > free:
+        raise TicketError(
+            f"{rst['architecture']} takes about {needed / 1e9:.1f} GB of memory to load; {free / 1e9:.1f} GB are free"
+        )
+    return layout
+
+
+@lru_cache(maxsize=8)
+def _layout(architecture: str, timm_kwargs: str) -> dict[str, Layout]:
+    return state_layout(architecture, json.loads(timm_kwargs))
+
+
+def largest_file(layout: Mapping[str, Layout]) -> int:
+    """Return how many bytes a ticket of this layout can have at the most: every tensor whole, and its header."""
+    return dense_bytes(layout) + 64 * len(layout) + _MAX_HEADER_BYTES
 
 
 def _entry_of(ticket: Ticket) -> dict[str, Any]:
@@ -257,55 +352,101 @@ def _one_value(tensor: torch.Tensor) -> torch.Tensor:
     return flat[0].clone() if bool((patterns == patterns[0]).all()) else tensor.contiguous()
 
 
-def _from_safetensors(config: dict[str, Any], entry: dict[str, Any], content: bytes) -> Ticket:
+def _from_safetensors(
+    config: dict[str, Any], entry: dict[str, Any], content: bytes, layout: Mapping[str, Layout]
+) -> Ticket:
     rst = config["rst"]
     try:
-        tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = json.loads(header["__metadata__"]["rst"])
+        header = _read_header(content)
+        metadata = strict_json(header.pop("__metadata__")["rst"].encode())
+        if set(metadata) != {"config", "seeded"}:
+            raise ValueError(f"its metadata has the keys {list(metadata)[:5]}")
         said = metadata["config"]
-        seeded = {name: _seeded(name, spec, f"mask.{name}" in tensors) for name, spec in metadata["seeded"].items()}
+        seeded = {name: _seeded(name, spec, f"mask.{name}" in header) for name, spec in metadata["seeded"].items()}
+        _check_names(header, seeded)
+        tensors = safetensors.torch.load(content)
+        if {name: [list(t.shape), t.dtype] for name, t in tensors.items()} != header:
+            raise ValueError("its header can be read in two ways")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise TicketError(f"it is not a ticket's safetensors file ({error})") from error
+        raise TicketError(f"it is not a ticket's safetensors file ({printable(error, 500)})") from error
     if said != config_digest(config, entry):
-        raise TicketError("config.json says something else of it than when it was drawn: fetch the folder anew")
-    layout = state_layout(rst["architecture"], rst["timm_kwargs"])
+        raise IntegrityError("config.json says something else of it than when it was drawn: fetch the folder anew")
     stored = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
     codes = {key.removeprefix("mask."): value for key, value in tensors.items() if key.startswith("mask.")}
-    strays = [key for key in tensors if not key.startswith(("mask.", "state."))]
-    strays += [key for key in codes if key not in seeded] + [key for key in stored if key in seeded]
-    if strays:
-        raise TicketError(f"it holds tensors that no ticket has: {strays[:3]}")
     _compare_layouts(rst["architecture"], _layout_of(seeded, stored, layout), layout, entry["provenance"])
-    masks = {}
-    for name, code in codes.items():
-        if code.dtype != torch.uint8:
-            raise TicketError(f"mask.{name} is not of dtype U8")
-        masks[name] = decode_mask(code.numpy().tobytes(), math.prod(seeded[name].shape)).view(seeded[name].shape)
-    ticket = Ticket(
+    return Ticket(
         name=entry["name"],
         architecture=rst["architecture"],
         timm_kwargs=rst["timm_kwargs"],
         init=Init(rst["init"]["seed"], rst["init"]["distribution"]),
         remaining_ratio=entry["remaining_ratio"],
         pattern=entry["pattern"],
-        masks=masks,
+        masks=_decode_masks(codes, seeded, entry),
         seeded=seeded,
         state={name: tensor.expand(layout[name][0]).clone() for name, tensor in stored.items()},
         pretrained_cfg=config["pretrained_cfg"],
         weights_digest=entry["weights_digest"],
         provenance=entry["provenance"],
     )
-    if ticket.kept != entry["kept"]:
-        raise TicketError(f"its masks keep {ticket.kept} weights, config.json says {entry['kept']}")
-    return ticket
+
+
+def _read_header(content: bytes) -> dict[str, Any]:
+    """Return a safetensors file's header: [shape, dtype] by name, and ``__metadata__`` as it is."""
+    size = int.from_bytes(content[:8], "little")
+    if not 2 <= size <= min(_MAX_HEADER_BYTES, len(content) - 8):
+        raise ValueError(f"a header of {size:,} bytes")
+    header = strict_json(content[8 : 8 + size])
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            if set(tensor) != {"dtype", "shape", "data_offsets"}:
+                raise ValueError(f"tensor {name[:100]} has the fields {list(tensor)[:5]}")
+            header[name] = [_sizes(tensor["shape"]), _DTYPES[tensor["dtype"]]]
+    return header
+
+
+def _check_names(header: Mapping[str, Any], seeded: Mapping[str, SeededTensor]) -> None:
+    """Raise TicketError for a tensor that no ticket has, or a mask that is no row of bytes."""
+    for key, (shape, dtype) in header.items():
+        kind, _, name = key.partition(".")
+        if kind not in ("mask", "state") or (kind == "mask") != (name in seeded):
+            raise TicketError(f"it holds tensors that no ticket has: '{printable(key)}'")
+        if kind == "mask" and (dtype != torch.uint8 or len(shape) != 1):
+            raise TicketError(f"{printable(key)} is not of dtype U8 and one dimension")
+
+
+def _decode_masks(
+    codes: Mapping[str, torch.Tensor], seeded: Mapping[str, SeededTensor], entry: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Return the masks, after all of them have claimed to keep what is due."""
+    data = {name: code.numpy().tobytes() for name, code in codes.items()}
+    sizes = {name: math.prod(seeded[name].shape) for name in codes}
+    claimed = {name: kept_in(data[name], sizes[name]) for name in codes}
+    if sum(claimed.values()) != entry["kept"]:
+        raise TicketError(f"its masks keep {sum(claimed.values())} weights, config.json says {entry['kept']}")
+    for name, kept in claimed.items():
+        _check_count(name, kept, sizes[name], entry["remaining_ratio"])
+    return {name: decode_mask(data[name], sizes[name]).view(seeded[name].shape) for name in codes}
+
+
+def _check_count(name: str, kept: int, size: int, remaining_ratio: float) -> None:
+    due = kept_count(size, remaining_ratio)
+    if kept != due:
+        raise TicketError(f"the mask of {printable(name)} keeps {kept} of {size} weights; {due} are due")
 
 
 def _seeded(name: str, spec: list[Any], masked: bool) -> SeededTensor:
     shape, scale = spec
-    if not all(type(size) is int and size >= 0 for size in shape) or not math.isfinite(scale):
-        raise ValueError(f"{name} of shape {shape} and scale {scale}")
-    return SeededTensor(name, tuple(shape), float(scale), masked)
+    in_float32 = torch.finfo(torch.float32)
+    if type(scale) is not float or not in_float32.tiny <= scale <= in_float32.max:
+        raise ValueError(f"{name[:100]} of shape {shape} and scale {str(scale)[:100]}")
+    return SeededTensor(name, tuple(_sizes(shape)), scale, masked)
+
+
+def _sizes(shape: list[Any]) -> list[int]:
+    """Return a shape after a look at it: JSON may have anything there."""
+    if not isinstance(shape, list) or len(shape) > 16 or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        raise ValueError(f"a tensor of shape {str(shape)[:100]}")
+    return shape
 
 
 def _layout_of(
@@ -326,12 +467,14 @@ def _compare_layouts(
     names = [*layout, *(name for name in own if name not in layout)]
     different = [name for name in names if own.get(name) != layout.get(name)]
     if different:
-        shown = "; ".join(f"{n}: {_shown(own.get(n))} here, {_shown(layout.get(n))} in timm" for n in different[:3])
+        shown = "; ".join(
+            f"{printable(n)}: {_shown(own.get(n))} here, {_shown(layout.get(n))} in timm" for n in different[:3]
+        )
         versions = provenance.get("versions")
         drawn = versions.get("timm", "unknown") if isinstance(versions, dict) else "unknown"
         raise TicketError(
             f"{len(different)} tensors differ from {architecture} of timm {TIMM_VERSION}: {shown}. "
-            f"Install timm {drawn}, which it was drawn with"
+            f"Install timm {printable(drawn)}, which it was drawn with"
         )
 
 
@@ -339,16 +482,17 @@ def _shown(layout: Layout | None) -> str:
     return "absent" if layout is None else f"{list(layout[0])} {str(layout[1]).removeprefix('torch.')}"
 
 
-def _read_checked(path: Path, sha256: str) -> bytes:
-    if not path.is_file():
-        raise TicketError(f"{path} is missing, though config.json lists it: fetch the whole folder anew")
-    if path.stat().st_size > _MAX_TICKET_BYTES:
-        raise TicketError(f"{path} is larger than any ticket")
-    content = path.read_bytes()
+def _read_checked(folder: Path, entry: Mapping[str, Any], limit: int) -> bytes:
+    if not (folder / entry["file"]).exists():
+        raise IntegrityError("it is missing, though config.json lists it: fetch the whole folder anew")
+    try:
+        content = read_inside(folder, entry["file"], limit)
+    except (ValueError, OSError) as error:
+        raise TicketError(f"it cannot be read: {error}") from error
     found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise TicketError(
-            f"{path} is not the file that config.json lists: SHA-256 {found[:16]}... found, {sha256[:16]}... expected. "
-            "It was truncated, edited or exchanged: fetch the folder anew"
+    if found != entry["sha256"]:
+        raise IntegrityError(
+            f"it is not the file that config.json lists: SHA-256 {found} found, {entry['sha256']} expected. It was "
+            "truncated, edited or exchanged: fetch the folder anew"
         )
     return content

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hub_server import ENDPOINT  # before rst_hub: it points the Hub's client at the tests' own Hub
 from PIL import Image
+from ticket_results import pair, searched, tickets  # noqa: F401  (fixtures)
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
 from rst_hub.models import describe_input

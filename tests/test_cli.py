@@ -1,8 +1,11 @@
+import json
 import subprocess
 import sys
 
+import hub_server
 import pytest
 from conftest import ENVIRONMENT
+from hub_server import REPOS, REQUESTS, add_commit
 
 from rst_hub import Ticket
 from rst_hub.cli import main
@@ -15,7 +18,7 @@ def test_info_says_what_a_folder_holds(folder, capsys):
     for part in ("r0.1 of test_resnet", "seed 0, signed_kaiming_constant", f"{size:,} bytes", "not measured"):
         assert part in words
     kept = Ticket.load(folder).kept
-    assert f"{kept:,} of" in words
+    assert f"{kept:,} weights kept, 10.00% of each layer" in words
 
 
 def test_info_gives_every_measured_number_with_its_conditions(ticket, tmp_path, capsys):
@@ -46,11 +49,14 @@ def test_verify_says_so_in_words(folder, capsys):
 
 def test_what_is_wrong_goes_to_stderr_and_the_status(folder, capsys):
     (folder / "ticket-r0.1.safetensors").write_bytes(b"")
-    for command in ("info", "verify"):
+    assert main(["verify", str(folder)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert "ticket-r0.1.safetensors" in printed.err
+    (folder / "config.json").write_text("{}")
+    for command in ("info", "verify", "card"):
         assert main([command, str(folder)]) == 2
-        printed = capsys.readouterr()
-        assert printed.err.startswith("error: ")
-        assert "ticket-r0.1.safetensors" in printed.err
+        assert "config.json is not a ticket's config" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["infos", str(folder)])
 
@@ -72,3 +78,72 @@ def test_export_writes_a_dense_checkpoint(folder, tmp_path, monkeypatch, capsys)
     assert "is there already" in capsys.readouterr().err
     assert main(["export", str(folder), "--to", "safetensors", "--ticket", "r0.2"]) == 2
     assert "holds no ticket 'r0.2'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    hub_server.reset()
+    monkeypatch.setenv("HF_TOKEN", "hf_writer")
+    yield
+    hub_server.reset()
+
+
+def test_push_publishes_and_a_dry_run_says_what_it_would(folder, hub, capsys):
+    before = sorted(path.name for path in folder.iterdir())
+    assert main(["push", str(folder), "org/rst-x", "--private", "--dry-run"]) == 0
+    words = capsys.readouterr().out
+    assert "org/rst-x would be made, private; one commit on branch main would have:" in words
+    for name in ("README.md", "card.json", "config.json", "ticket-r0.1.safetensors"):
+        assert f"bytes  {name}\n" in words
+    assert REPOS == {}
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert main(["push", str(folder), "org/rst-x", "--private", "--message", "First"]) == 0
+    assert f"published {folder}: {hub_server.ENDPOINT}/org/rst-x/commit/" in capsys.readouterr().out
+    assert REPOS["org/rst-x"].private
+    assert "First" in [commit.message for commit in REPOS["org/rst-x"].commits.values()]
+    assert main(["push", str(folder), "org/rst-x", "--dry-run", "--create-pr"]) == 0
+    words = capsys.readouterr().out
+    assert "org/rst-x is there; one commit on a pull request would have:" in words
+    assert words.count("  same  ") == 4
+
+
+def test_card_writes_the_readme(folder, capsys):
+    assert main(["card", str(folder)]) == 0
+    assert f"wrote {folder / 'README.md'} (" in capsys.readouterr().out
+    assert "not measured" in (folder / "README.md").read_text()
+
+
+def test_list_is_a_table_and_obeys_no_control_characters(folder, hub, capsys):
+    assert main(["push", str(folder), "org/rst-x"]) == 0
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    head, row, end = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["repository", "ticket", "architecture"]
+    assert row.split()[:4] == ["org/rst-x", "r0.1", "test_resnet", "0.1"]
+    assert "not measured" in row
+    assert end.startswith("1 tickets of 1 repositories")
+    (folder / "README.md").write_text('---\nlibrary_name: rst-hub\nrst: {architecture: "a\\x1b[2Jb"}\n---\n')
+    add_commit("org/evil", folder)
+    assert main(["list", "--search", "evil"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    for options in (["--author", "nobody"], ["--limit", "0"]):
+        assert main(["list", *options]) == 0
+        assert "0 tickets" in capsys.readouterr().out
+
+
+def test_info_reads_a_repository_without_its_tickets(folder, hub, capsys):
+    assert main(["info", str(folder)]) == 0
+    here = capsys.readouterr().out
+    add_commit("org/rst-x", folder)
+    assert main(["info", "org/rst-x"]) == 0
+    assert capsys.readouterr().out == here.replace(str(folder), "org/rst-x")
+    assert not any("safetensors" in request for request in REQUESTS)
+    assert main(["info", "org/rst-x", "--revision", "v9"]) == 2
+    assert "has no revision v9" in capsys.readouterr().err
+    config = json.loads((folder / "config.json").read_text())
+    config["rst"]["architecture"] = config["model_args"]["base"] = "\x1b[2Jnet"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert main(["info", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "its dense size is not known here" in printed
+    assert "\x1b" not in printed

@@ -4,7 +4,7 @@ from rst_hub.errors import RstHubError, nearest
 
 def test_every_kind_is_an_rst_hub_error():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
-    assert len(kinds) == 5
+    assert len(kinds) == 7
     assert all(issubclass(kind, RstHubError) for kind in kinds)
 
 

@@ -236,12 +236,12 @@ EDITS = {
     r"fc.weight: \[10000000": huge,
     "its masks keep .* config.json says": unmask,
     "those it was drawn with": scale,
-    "and scale inf": infinite,
-    "OverflowError|int too large": enormous,
+    "Infinity is no number": infinite,
+    "and scale 1000000": enormous,
     r"shape \[10.0": float_shape,
     "masks keep": more_kept,
     "'pickle'": stray,
-    "mask of 960 bits": other_mask,
+    "its masks keep 37990": other_mask,
     "dtype U8": float_mask,
 }
 
@@ -266,10 +266,10 @@ def test_a_missing_truncated_edited_or_exchanged_file_is_named(ticket, folder, t
     flipped[len(whole) // 2] ^= 1
     for content in (whole[:-1], whole[:100], b"", bytes(flipped), other.read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(TicketError, match=r"ticket-r0.1.safetensors is not the file that config.json lists"):
+        with pytest.raises(TicketError, match=r"ticket-r0.1.safetensors: it is not the file that config.json lists"):
             from_pretrained(folder)
     path.unlink()
-    with pytest.raises(TicketError, match=r"ticket-r0.1.safetensors is missing"):
+    with pytest.raises(TicketError, match=r"ticket-r0.1.safetensors: it is missing"):
         from_pretrained(folder)
 
 
@@ -344,7 +344,7 @@ def test_a_hostile_input_description_is_refused(folder):
     )
     for change in changes:
         rewrite(folder, edit=lambda config, change=change: config.update(pretrained_cfg={**good, **change}))
-        with pytest.raises(ArchitectureError):
+        with pytest.raises((ArchitectureError, TicketError), match=r"pretrained_cfg|channels|classes|Infinity"):
             from_pretrained(folder)
     rewrite(folder, edit=lambda config: config.update(pretrained_cfg=good))
     from_pretrained(folder)
@@ -354,7 +354,7 @@ def test_whatever_is_edited_in_config_json_is_noticed(folder):
     path = folder / "config.json"
     good = path.read_text()
     edits = {
-        '"mean": [': '"mean": [\n      0.9,',
+        '"interpolation": "bilinear"': '"interpolation": "bicubic"',
         '"remaining_ratio": 0.1': '"remaining_ratio": 0.2',
         '"timm": "1.0.31"': '"timm": "1.0.32"',
         '"label_names": [': '"label_names": ["ten",',

@@ -1,0 +1,130 @@
+"""All that a card is made of: the tickets of a folder, their sizes, and what was measured of each and of their R2S."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import SettingsError
+from .results import Measured, Result, searched_result
+from .ticket import Ticket
+from .wording import plain
+
+_FIRST = ("clean", "pgd20", "autoattack", "worst")
+"""What a table begins with, and a picture must not leave out."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of one ticket: its file, the dense state dict, its masks, and the Shannon bound of those."""
+
+    name: str
+    file: int
+    dense: int
+    masks: int
+    bound: float
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All that a card is made of."""
+
+    name: str
+    config: Mapping[str, Any]
+    about: Mapping[str, Any]
+    results: Mapping[str, Result]
+    sizes: tuple[Size, ...]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The tickets, as config.json lists them."""
+        return list(self.config["rst"]["tickets"])
+
+    @property
+    def dataset(self) -> dict[str, Any]:
+        """What card.json says of the data set: its id, and a note on it."""
+        return self.about.get("dataset") or {}
+
+    def data(self, name: str) -> str:
+        """Return a data set's name with the note of card.json, which stands beside every number."""
+        note = self.dataset.get("note")
+        return f"{plain(name, 100)} ({plain(note)})" if note else plain(name, 100)
+
+
+def gather(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any], results: Mapping[str, Result]) -> Folder:
+    """Return what a card is made of; raise SettingsError if a note would stand for several data sets."""
+    names = sorted({result.dataset for result in results.values()})
+    if len(names) > 1 and any((about.get("dataset") or {}).values()):
+        raise SettingsError(
+            f"card.json says which data set the numbers are of, but the results are of {len(names)}: "
+            f"{', '.join(plain(name, 60) for name in names)}. Remove the others, or card.json's dataset"
+        )
+    sizes = tuple(_size_of(folder, entry) for entry in config["rst"]["tickets"])
+    name = str(about["repo_id"]).partition("/")[2] if about.get("repo_id") else folder.resolve().name
+    return Folder(name, config, about, dict(sorted(results.items())), sizes)
+
+
+def _size_of(folder: Path, entry: Mapping[str, Any]) -> Size:
+    ticket = Ticket.load(folder, entry["name"])
+    content = (folder / ticket.file).read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    spans = [value["data_offsets"] for key, value in header.items() if key.startswith("mask.")]
+    weights = sum(math.prod(spec.shape) * 4 for spec in ticket.seeded.values())
+    rest = sum(tensor.numel() * tensor.element_size() for tensor in ticket.state.values())
+    return Size(
+        name=ticket.name,
+        file=len(content),
+        dense=weights + rest,
+        masks=sum(end - start for start, end in spans),
+        bound=sum(shannon_bits(mask.numel(), int(mask.sum())) for mask in ticket.masks.values()) / 8,
+    )
+
+
+def shannon_bits(size: int, kept: int) -> float:
+    """Return log2 of the number of masks of ``size`` weights that keep ``kept``: no code of them all is shorter."""
+    return (math.lgamma(size + 1) - math.lgamma(kept + 1) - math.lgamma(size - kept + 1)) / math.log(2)
+
+
+def runs_of(folder: Folder, kind: str, members: tuple[str, ...] | None = None) -> list[Result]:
+    """Return the results of a kind, of these tickets if given, Linf first."""
+    found = [result for result in folder.results.values() if result.kind == kind and result.rows]
+    found.sort(key=lambda result: all(row.norm != "Linf" for row in result.rows))
+    return [result for result in found if members is None or result.rows[0].members == members]
+
+
+def of_ticket(folder: Folder, entry: Mapping[str, Any]) -> list[Result]:
+    """Return what was measured of a ticket; its search's own numbers only where nothing else measured the same."""
+    runs = _without_repeats(runs_of(folder, "ticket", (entry["name"],)))
+    seen = {(row.name, row.norm, row.eps) for run in runs for row in run.rows}
+    searched = searched_result(entry)
+    new = [row for row in searched.rows if (row.name, row.norm, row.eps) not in seen] if searched else []
+    return [*runs, replace(searched, rows=tuple(new))] if searched and new else runs
+
+
+def of_set(folder: Folder) -> list[Result]:
+    """Return what was measured of all tickets as an R2S, first against an attacker who knows them."""
+    runs = [*runs_of(folder, "r2s"), *runs_of(folder, "transfer")]
+    return _without_repeats(runs) if len(folder.entries) > 1 else []
+
+
+def _without_repeats(runs: Sequence[Result]) -> list[Result]:
+    """Return the runs without what an earlier one found too: each run measures the clean accuracy anew."""
+    seen, kept = [], []
+    for run in runs:
+        new = [row for row in run.rows if (row, run.said["dataset"]) not in seen]
+        seen += [(row, run.said["dataset"]) for row in new]
+        kept.append(replace(run, rows=tuple(new)))
+    return [run for run in kept if run.rows]
+
+
+def all_measured(folder: Folder) -> list[tuple[Result, Measured]]:
+    """Return every accuracy of the folder's tickets and of their R2S."""
+    runs = [*of_set(folder), *(run for entry in folder.entries for run in of_ticket(folder, entry))]
+    return [(run, row) for run in runs for row in run.rows]
+
+
+def rank(name: str) -> int:
+    """Return the place of an attack in a table or picture."""
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)

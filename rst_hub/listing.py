@@ -1,0 +1,144 @@
+"""list_models: the tickets on the Hugging Face Hub, as their cards describe them."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import constants, get_session
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+from .errors import HubError, nearest
+from .version import __version__
+
+LIBRARY = "rst-hub"
+"""The library's name on the Hub: in the user agent, and as the tag that repositories are found by."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A ticket that :func:`list_models` found: what its card says of it, which nobody has checked; None: not said."""
+
+    repo: str
+    ticket: str
+    architecture: str | None = None
+    remaining_ratio: float | None = None
+    bytes: int | None = None
+    dataset: str | None = None
+    clean_accuracy: float | None = None
+    robust_accuracy: float | None = None
+    robust_against: str | None = None
+
+
+def list_models(
+    *, author: str | None = None, search: str | None = None, limit: int = 100, token: str | bool | None = None
+) -> list[Listed]:
+    """Return the tickets on the Hub, found by the library's tag, with what their cards say of them.
+
+    The robust accuracy is the lowest that the card has for the ticket at the smallest budget of 8/255 or more (or the
+    largest below that); ``robust_against`` names attack and budget. Nothing here is checked: load a ticket for that.
+
+    Args:
+        author: of one user or organisation only.
+        search: part of the repository's name.
+        limit: the most repositories to ask for.
+        token: for private repositories; the one that is logged in when None.
+
+    Raises:
+        HubError: the Hub cannot be reached.
+    """
+    return [row for repo in _listing(limit, token, author=author, search=search) for row in _rows(repo)]
+
+
+def near_names(repo: str, token: str | bool | None = None) -> str:
+    """Say which repositories of tickets have a name like this one; nothing if the Hub does not tell."""
+    with suppress(HubError):
+        return nearest(repo, [found["id"] for found in _listing(1000, token)])
+    return ""
+
+
+def _listing(limit: int, token: str | bool | None, **wanted: str | None) -> list[dict[str, Any]]:
+    """Return what the Hub says of each repository of tickets, as plain JSON.
+
+    The client's own list_models makes objects of the cards, and fails at all when one card is not as it should be.
+    """
+    url: str | None = f"{constants.ENDPOINT}/api/models"
+    given = {key: value for key, value in wanted.items() if value is not None}
+    query: Any = {"filter": LIBRARY, "limit": limit, "expand": ["cardData", "tags"], **given}
+    found: list[dict[str, Any]] = []
+    try:
+        headers = build_hf_headers(token=token, library_name=LIBRARY, library_version=__version__)
+        while url is not None and len(found) < limit:
+            answer = get_session().get(url, params=query, headers=headers, timeout=30)
+            hf_raise_for_status(answer)
+            found += [repo for repo in answer.json() if isinstance(repo, dict) and isinstance(repo.get("id"), str)]
+            url, query = answer.links.get("next", {}).get("url"), None  # the next page's address has the query in it
+    except Exception as error:  # the client's HTTP library, of either version, has errors of its own
+        raise HubError(f"the Hub's tickets cannot be listed: {type(error).__name__} {error}") from error
+    return found[:limit]
+
+
+def _rows(repo: Mapping[str, Any]) -> list[Listed]:
+    """Return a row for each ticket of a repository, from its card's metadata, which may hold anything."""
+    card = _mapping(repo.get("cardData"))
+    about, measured = _mapping(card.get("rst")), _measured(card)
+    rows = []
+    for ticket in map(_mapping, _sequence(about.get("tickets"))):
+        name = _text(ticket.get("name"))
+        own = [one for one in measured if _mapping(one.get("args")).get("ticket") == name]
+        clean = next((one for one in own if one.get("type") == "accuracy"), {})
+        robust = _headline([one for one in own if one.get("type") == "robust_accuracy"])
+        rows.append(
+            Listed(
+                repo=repo["id"],
+                ticket=name or "?",
+                architecture=_text(about.get("architecture")),
+                remaining_ratio=_number(ticket.get("remaining_ratio")),
+                bytes=int(_number(ticket.get("bytes")) or 0) or None,
+                dataset=_text((clean or robust).get("dataset")),
+                clean_accuracy=_number(clean.get("value")),
+                robust_accuracy=_number(robust.get("value")),
+                robust_against=_text(robust.get("name")),
+            )
+        )
+    return rows or [Listed(repo=repo["id"], ticket="?")]
+
+
+def _measured(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the metrics of a card's model-index, each with the name of its data set."""
+    indices = map(_mapping, _sequence(card.get("model-index")))
+    results = [_mapping(result) for index in indices for result in _sequence(index.get("results"))]
+    return [
+        {**_mapping(metric), "dataset": _mapping(result.get("dataset")).get("name")}
+        for result in results
+        for metric in _sequence(result.get("metrics"))
+    ]
+
+
+def _headline(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the metric to show of several under attack: the lowest at the smallest Linf budget from 8/255 on."""
+
+    def order(metric: dict[str, Any]) -> tuple[bool, float, float]:
+        eps = _number(metric["args"].get("eps_over_255")) or 0.0
+        return eps < 8, eps if eps >= 8 else -eps, _number(metric["value"]) or 0.0
+
+    budgeted = [one for one in metrics if one["args"].get("norm") == "Linf" and _number(one.get("value")) is not None]
+    return min(budgeted, key=order, default={})
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: Any) -> list[Any]:
+    return value[:10_000] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return value[:200] if isinstance(value, str) else None
+
+
+def _number(value: Any) -> float | None:
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15 else None
+    )

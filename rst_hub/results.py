@@ -1,0 +1,362 @@
+"""What stands beside tickets in their folder, checked: card.json, and the results of the recipes in results/.
+
+All of it is taken for a stranger's text. A result must have been measured on the very tickets that lie there.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .attacks import NORMS
+from .config import read_config
+from .errors import RstHubError, SettingsError, TicketError, nearest
+from .evaluate import interval
+from .files import read_inside, strict_json
+from .wording import plain
+
+KNOWS_ALL, DRAWS_ONE = "all members, expectation over them", "one member drawn at random"
+"""What the attacker of an R2S does, in the words of paper.json."""
+
+REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
+
+_ABOUT: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "repo_id": ("a name on the Hub, org/name", lambda v: _is_repository(v)),
+    "license": ("a text, as apache-2.0", lambda v: _is_text(v)),
+    "dataset": ("an object with the keys id and note", lambda v: isinstance(v, Mapping)),
+    "notes": ("a list of texts", lambda v: isinstance(v, list) and all(_is_text(note) for note in v)),
+    "base_model": ("a name on the Hub, org/name", lambda v: _is_repository(v)),
+}
+"""The keys of card.json, all optional, and what they must be."""
+
+_ABOUT_DATASET: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "id": ("a data set's name on the Hub, as org/name", lambda v: _is_repository(v) or _is_repository(f"any/{v}")),
+    "note": ("a text, as 'JPEG-recompressed'", lambda v: _is_text(v)),
+}
+
+_MAX_ABOUT_BYTES, _MAX_RESULT_BYTES = 2**20, 64 * 2**20
+
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One accuracy in percent: of what, after which attack, on how many samples.
+
+    ``of`` is a ticket's name, "R2S" or a dense network's label, ``members`` the tickets in it; ``name`` is "clean",
+    "worst" or the attack's name, ``words`` the same for a reader; ``attacker`` what the attacker of an R2S does.
+    """
+
+    of: str
+    members: tuple[str, ...]
+    name: str
+    words: str
+    accuracy: float
+    interval: tuple[float, float] | None
+    samples: int
+    norm: str | None = None
+    eps: float | None = None
+    settings: Mapping[str, Any] | None = None
+    attacker: str | None = None
+    remark: str = ""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether this is of several tickets, an R2S."""
+        return len(self.members) > 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """A checked file of results/: its bytes, what it says, and the accuracies in it.
+
+    ``kind`` is "ticket", "r2s", "dense" or "transfer"; or "search", for what a ticket's provenance says.
+    """
+
+    kind: str
+    rows: tuple[Measured, ...]
+    dataset: str
+    split: str
+    said: Mapping[str, Any]
+    content: bytes = b""
+
+
+def read_about(folder: str | Path) -> dict[str, Any]:
+    """Return card.json, checked; {} where there is none.
+
+    Raises:
+        SettingsError: it is no JSON object, has a key that is not known, or a value of the wrong type.
+    """
+    path = Path(folder) / "card.json"
+    if not path.exists():
+        return {}
+    try:
+        about = strict_json(read_inside(path.parent, path.name, _MAX_ABOUT_BYTES))
+    except _MALFORMED as error:
+        raise SettingsError(f"{path} cannot be read as JSON ({str(error)[:300]}): correct or delete it") from error
+    try:
+        check_about(about)
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    return dict(about)
+
+
+def check_about(about: Any) -> None:
+    """Raise SettingsError, naming the key, unless this is what card.json may hold."""
+    _check_keys(about, _ABOUT, "card.json")
+    _check_keys(about.get("dataset") or {}, _ABOUT_DATASET, "card.json's dataset")
+
+
+def _check_keys(given: Any, known: Mapping[str, tuple[str, Callable[[Any], bool]]], where: str) -> None:
+    if not isinstance(given, Mapping):
+        raise SettingsError(f"{where} is {str(given)[:100]!r}: it must be an object with the keys {', '.join(known)}")
+    for key, value in given.items():
+        if key not in known:
+            raise SettingsError(f"{where}: the key {str(key)[:100]!r} is not known. {nearest(str(key), known)}")
+        form, fits = known[key]
+        if value is not None and not fits(value):
+            raise SettingsError(f"{where}: {key} is {str(value)[:100]!r}, but must be {form}")
+
+
+def read_results(folder: str | Path) -> dict[str, Result]:
+    """Return the files of results/ by name, each checked to be of this folder's tickets.
+
+    Raises:
+        TicketError: one cannot be read, or was measured on another ticket.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    paths = sorted((folder / "results").glob("*.json"))
+    return {path.name: read_result(path, path, config) for path in paths}
+
+
+def read_result(path: Path, named: Path, config: Mapping[str, Any]) -> Result:
+    """Return one checked result; ``named`` is what an error calls it."""
+    try:
+        content = read_inside(path.parent, path.name, _MAX_RESULT_BYTES)
+        said = strict_json(content)
+        read = _read_transfer if "rows" in said else _read_benchmark
+        return read(said, content, config)
+    except RstHubError as error:
+        raise type(error)(f"{named}: {error}") from error
+    except _MALFORMED as error:
+        raise TicketError(
+            f"{named} is no result of recipes/benchmark.py or recipes/transfer.py ({type(error).__name__}: "
+            f"{str(error)[:200]}): give one, or remove it"
+        ) from error
+
+
+def _read_benchmark(said: dict[str, Any], content: bytes, config: Mapping[str, Any]) -> Result:
+    kind, network = said["kind"], said["network"]
+    if kind not in ("ticket", "r2s", "dense"):
+        raise ValueError(f"it is of the kind {kind!r}")
+    names: tuple[str, ...] = ()
+    if kind != "dense":
+        _check_own(network["tickets"], config)
+        names = tuple(ticket["name"] for ticket in network["tickets"])
+    if (kind == "ticket") != (len(names) == 1) or (kind == "r2s") != (len(names) > 1):
+        raise ValueError(f"a {kind} has {len(names)} tickets")
+    everything = len(names) == len(config["rst"]["tickets"])
+    together = "R2S" if everything else f"R2S of {', '.join(names)}"
+    of = names[0] if kind == "ticket" else together if kind == "r2s" else _text(network["source"])
+    whose: dict[str, Any] = {"of": of, "members": names, "attacker": KNOWS_ALL if kind == "r2s" else None}
+    rows = [_measured(said["clean"], name="clean", words="clean", **{**whose, "attacker": None})]
+    for found in said["attacks"]:
+        attack = dict(found["attack"])
+        limits = {"norm": _norm(attack["norm"]), "eps": _size(attack["eps_over_255"]), "settings": attack}
+        named = {"name": _text(attack["name"]), "words": in_words(attack), "remark": _remark(found)}
+        rows.append(_measured(found, **whose, **limits, **named))
+    for found in said["worst_case"]:
+        attacks = [_text(key) for key in found["attacks"]]
+        limits = {"norm": _norm(found["norm"]), "eps": _size(found["eps_over_255"]), "settings": {"of": attacks}}
+        words = f"worst case of {len(attacks)} attack{'s' * (len(attacks) != 1)}"
+        rows.append(_measured(found, name="worst", words=words, **whose, **limits))
+    for check in said["flags"]["checks"]:
+        _text(check["check"]), _text(check["found"]), {True: "", False: "", None: ""}[check["passed"]]
+    return Result(kind, tuple(rows), _text(said["dataset"]["name"]), _text(said["dataset"]["split"]), said, content)
+
+
+def _read_transfer(said: dict[str, Any], content: bytes, config: Mapping[str, Any]) -> Result:
+    """Read matrices; the mean of one of all tickets is what an attacker leaves of their R2S who draws one member."""
+    own = _own_networks(said["networks"], config)
+    attack, dataset, count = dict(said["attack"]), said["dataset"], len(said["networks"])
+    names = tuple(entry["name"] for entry in config["rst"]["tickets"])
+    limits: dict[str, Any] = {"norm": _norm(attack["norm"]), "eps": _size(attack["eps_over_255"])}
+    what: dict[str, Any] = {"of": "R2S", "members": names, "name": _text(attack["name"]), "attacker": DRAWS_ONE}
+    what |= {**limits, "samples": _count(dataset["samples"]), "interval": None}
+    for network in said["networks"]:
+        _text(network["label"])
+    rows = []
+    for protocol, matrix in said["accuracy"].items():
+        values = [[_percent(value) for value in row] for row in matrix]
+        if protocol not in ("full", "paper") or [len(row) for row in values] != [count] * count:
+            raise ValueError(f"its matrix {protocol[:20]!r} is not one of {count} networks")
+        stopped = ", stopped once it fools that member" if protocol == "paper" else ""
+        words = f"{in_words(attack)}, crafted on one member at random{stopped}"
+        if len(names) > 1 and set(own) == set(names):
+            cells = [values[i][j] for i in own.values() for j in own.values()]
+            mean = round(math.fsum(cells) / len(cells), 4)
+            rows.append(Measured(words=words, accuracy=mean, settings={**attack, "protocol": protocol}, **what))
+    if not said["accuracy"]:
+        raise ValueError("it has no matrix")
+    return Result("transfer", tuple(rows), _text(dataset["name"]), _text(dataset["split"]), said, content)
+
+
+def _check_own(tickets: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
+    sha256 = {entry["name"]: entry["sha256"] for entry in config["rst"]["tickets"]}
+    if not tickets:
+        raise ValueError("it names no ticket")
+    for ticket in tickets:
+        if sha256.get(_text(ticket["name"])) != ticket["sha256"]:
+            raise TicketError(
+                f"measured on another ticket {plain(ticket['name'], 80)!r} (SHA-256 {str(ticket['sha256'])[:16]}...); "
+                f"here are {', '.join(f'{name} {digest[:16]}...' for name, digest in sha256.items())}: measure again"
+            )
+
+
+def _own_networks(networks: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the position in a matrix of each of the folder's tickets in it; others may be in it too.
+
+    Of two tickets of one name and one random network, one must be the folder's: the other may be what it is compared
+    with, but alone it would be what the folder's ticket once was.
+    """
+    rst, own, others = config["rst"], {}, []
+    sha256 = {entry["name"]: entry["sha256"] for entry in rst["tickets"]}
+    for position, network in enumerate(networks):
+        for ticket in network["tickets"] if network["kind"] == "ticket" else ():
+            if sha256.get(ticket["name"]) == ticket["sha256"]:
+                own[ticket["name"]] = position
+            elif network["architecture"] == rst["architecture"] and network["init"]["seed"] == rst["init"]["seed"]:
+                others.append(ticket)
+    stale = [ticket for ticket in others if ticket["name"] in sha256 and ticket["name"] not in own]
+    if stale or not own:
+        _check_own(stale or [{"name": "none of these", "sha256": "unknown"}], config)
+    return own
+
+
+def _measured(found: Mapping[str, Any], **what: Any) -> Measured:
+    low, high = (_percent(value) for value in found["interval_95"])
+    return Measured(
+        accuracy=_percent(found["accuracy"]), interval=(low, high), samples=_count(found["samples"]), **what
+    )
+
+
+def searched_result(entry: Mapping[str, Any]) -> Result | None:
+    """Return what the search itself measured of a ticket on the test images, if its provenance says so."""
+    try:
+        origin = entry["provenance"]
+        found, data = origin["results"], origin["dataset"]
+        attack, count = dict(found["attack"]), _count(found["samples"])
+        clean, robust = _percent(found["clean_accuracy"]), _percent(found["robust_accuracy"])
+        attack["name"] = f"{_text(attack['name'])}{_count(attack['steps'])}"
+        whose: dict[str, Any] = {"of": entry["name"], "members": (entry["name"],), "samples": count}
+        limits = {"norm": _norm(attack["norm"]), "eps": _size(attack["eps_over_255"]), "settings": attack}
+        named = {"name": attack["name"], "words": in_words(attack)}
+        rows = (
+            Measured(accuracy=clean, interval=_wilson(clean, count), name="clean", words="clean", **whose),
+            Measured(accuracy=robust, interval=_wilson(robust, count), **named, **whose, **limits),
+        )
+        return Result("search", rows, _text(data["name"]), _text(found["split"]), origin)
+    except _MALFORMED:
+        return None
+
+
+def _wilson(accuracy: float, count: int) -> tuple[float, float]:
+    low, high = interval((torch.arange(count) < round(accuracy * count / 100)).double())
+    return round(low, 2), round(high, 2)
+
+
+def _remark(found: Mapping[str, Any]) -> str:
+    """Return what an attack without a budget says besides."""
+    distance = _size(found.get("median_l2_of_broken"))
+    return "" if distance is None else f"median L2 distance of the broken {distance:.2f}"
+
+
+def in_words(attack: Mapping[str, Any]) -> str:
+    """Return an attack's name for a reader, with what tells it from others of its kind."""
+    fixed = {"fgsm": "FGSM", "fgsm_rs": "FGSM-RS", "cw_l2": "CW-L2", "autoattack": "AutoAttack (standard)"}
+    name = _text(attack["name"])
+    kind = name.rstrip("0123456789x").rstrip("0123456789")
+    steps, restarts, queries = (attack.get(key) for key in ("steps", "restarts", "max_queries"))
+    if name in fixed:
+        return fixed[name]
+    if name == "autoattack_rand":
+        return "AutoAttack (rand)"
+    if kind in ("pgd", "margin", "cw_linf") and isinstance(steps, int) and isinstance(restarts, int):
+        words = {"pgd": f"PGD-{steps}", "margin": f"PGD-{steps} on the margin", "cw_linf": f"CW-Linf, {steps} steps"}
+        return words[kind] + (f", {restarts} restarts" if restarts > 1 else "")
+    if kind in ("bandits", "square") and isinstance(queries, int):
+        return f"{kind.capitalize()}, {queries:,} queries"
+    return plain(name, 60)
+
+
+def _is_repository(value: Any) -> bool:
+    return isinstance(value, str) and REPOSITORY.fullmatch(value) is not None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(plain(value))
+
+
+def _text(value: Any) -> str:
+    if not _is_text(value):
+        raise ValueError(f"{str(value)[:50]!r} is no text")
+    return value
+
+
+def _norm(value: Any) -> str:
+    if value not in NORMS:
+        raise ValueError(f"{str(value)[:50]!r} is no norm")
+    return str(value)
+
+
+def _percent(value: Any) -> float:
+    if _size(value) > 100:
+        raise ValueError(f"{value!r} is no accuracy in percent")
+    return float(value)
+
+
+def _size(value: Any) -> Any:
+    """Return a number from 0 on, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e12):
+        raise ValueError(f"{str(value)[:50]!r} is no size")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 < value <= 10**7:
+        raise ValueError(f"{str(value)[:50]!r} is no count")
+    return value
+
+
+def place(result: Result, placed: Mapping[str, Result]) -> str:
+    """Return the name for a new result: that of one whose numbers it holds too, or a new one."""
+    for name, other in placed.items():
+        if _numbers(other) <= _numbers(result):
+            return name
+    said = result.said
+    if result.kind == "transfer":
+        parts = ["transfer", said["attack"]["name"], result.dataset, said["attack"]["norm"]]
+        parts += [f"eps{said['attack']['eps_over_255']}"]
+    else:
+        parts = [result.kind, *([result.rows[0].of] if result.kind != "r2s" else []), result.dataset]
+        parts += sorted({row.norm for row in result.rows if row.norm and row.eps is not None})
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*map(str, parts), f"n{said['dataset']['samples']}"]))[:150]
+    names = [f"{stem}{suffix}.json" for suffix in ("", *(f"-{i}" for i in range(2, len(placed) + 3)))]
+    return next(name for name in names if name not in placed)
+
+
+def _numbers(result: Result) -> set[str]:
+    """Return what a result says of what, in a form that can be compared."""
+    said = result.said
+    on = [result.kind, said.get("network", said.get("networks")), said["dataset"], said.get("images"), said.get("seed")]
+    if result.kind == "transfer":
+        found = [(said["attack"], protocol, matrix) for protocol, matrix in said["accuracy"].items()]
+    else:
+        found = [(row.name, row.settings, row.accuracy) for row in result.rows if row.name != "worst"]
+    return {json.dumps([on, one], sort_keys=True) for one in found}

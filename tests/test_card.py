@@ -1,0 +1,185 @@
+import re
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from ticket_results import SAMPLES, accuracies, network, put, result, section, text_of
+
+from rst_hub import RstHubError
+from rst_hub.card import is_rendered, render, write_card
+from rst_hub.errors import SettingsError
+from rst_hub.results import read_about
+from rst_hub.wording import escaped, fenced
+
+
+def test_every_accuracy_stands_in_a_table_and_in_the_metadata(folder, tmp_path):
+    linf = result("ticket", network(folder), ("pgd20", "autoattack", "cw_linf", "square100", "cw_l2"), (8,))
+    l2 = result("ticket", network(folder), ("pgd20", "margin20x2"), (128,), "L2", clean=666)
+    dense = result("dense", {"source": "natural <b>", "architecture": "ResNet"}, clean=900)
+    files = [put(tmp_path / f"{i}.json", said) for i, said in enumerate((linf, l2, dense))]
+    written = write_card(folder, files, {"license": "apache-2.0", "repo_id": "org/rst-x"})
+    assert [path.name for path in written][-2:] == ["card.json", "README.md"]
+    text = (folder / "README.md").read_text()
+    data = ModelCard(text).data
+    own = section(text, "Ticket r0.1")
+    assert "accuracy on cifar10" in section(text, "Dense networks")
+    assert "natural &lt;b&gt;" in text
+    checked = 0
+    for said, where in ((linf, own), (l2, own), (dense, section(text, "Dense networks"))):
+        for accuracy in accuracies(said):
+            assert f"| {accuracy:.2f} |" in where
+            metric = [one for one in data.eval_results if one.metric_value == accuracy]
+            assert len(metric) == (0 if said is dense else accuracies(said).count(accuracy)), accuracy
+            checked += 1
+    assert checked == 16
+    assert len(data.eval_results) == 11
+    for low, high in (row["interval_95"] for row in linf["attacks"]):
+        assert f"{low:.2f} to {high:.2f}" in own
+    pgd = next(one for one in data.eval_results if one.metric_name == "PGD-20, Linf, eps 8/255, ticket r0.1")
+    assert (pgd.metric_type, pgd.dataset_type, pgd.dataset_split) == ("robust_accuracy", "cifar10", "test")
+    expected = {"ticket": "r0.1", "remaining_ratio": 0.1, "norm": "Linf", "eps_over_255": 8.0, "samples": SAMPLES}
+    assert expected.items() <= pgd.metric_args.items()
+    assert pgd.metric_args["attack"]["steps"] == 20
+    assert pgd.metric_args["interval_95"] == linf["attacks"][0]["interval_95"]
+    assert "too few to say" in section(text, "Honesty flags")
+    assert "recipes/benchmark.py --ticket it" in own
+    assert "all of the split" in own
+
+
+def test_metadata_is_the_same_after_a_round_trip(folder, tmp_path):
+    said = result("ticket", network(folder))
+    about = {
+        "license": "mit",
+        "dataset": {"id": "uoft-cs/cifar10", "note": "JPEG: \"q\" 'r' # no"},
+        "base_model": "a/b",
+    }
+    write_card(folder, [put(tmp_path / "a.json", said)], about)
+    text = (folder / "README.md").read_text()
+    front = yaml.safe_load(text.split("---\n")[1])
+    card = ModelCard(text)
+    assert card.data.to_dict() == front
+    assert ModelCard(str(card)).data.to_dict() == front
+    assert front["library_name"] == "rst-hub"
+    assert front["datasets"] == ["uoft-cs/cifar10"]
+    assert front["license"] == "mit"
+    assert front["base_model"] == "a/b"
+    assert front["pipeline_tag"] == "image-classification"
+    size = (folder / "ticket-r0.1.safetensors").stat().st_size
+    assert front["rst"]["tickets"] == [{"name": "r0.1", "remaining_ratio": 0.1, "bytes": size}]
+    found = front["model-index"][0]["results"][0]["dataset"]
+    assert found == {"name": "cifar10 (JPEG: \"q\" 'r' # no)", "type": "uoft-cs/cifar10", "split": "test"}
+    assert front["model-index"][0]["name"] == folder.name
+
+
+def test_what_is_not_measured_is_said(folder):
+    text = text_of(folder)
+    for name in ("clean", "PGD-20", "AutoAttack (standard)"):
+        assert f"| {name} |  | not measured |" in text
+    assert section(text, "Honesty flags").endswith("\n\nnot measured\n\n")
+    assert "The paper has no number for this network and data set." in text
+    assert "Licence: not stated." in text
+    assert "model-index" not in text
+    assert "datasets:" not in text
+
+
+def test_the_searchs_own_numbers_stand_in_until_others_are_there(searched, tmp_path):
+    own = section(text_of(searched), "Ticket r0.05")
+    assert "| 61.25 | 56.39 to 65.90 | 400 |" in own
+    assert "| 34.75 |" in own
+    assert "measured by the search itself" in own
+    assert "| AutoAttack (standard) |  | not measured |" in own
+    write_card(searched, [put(tmp_path / "a.json", result("ticket", network(searched)))])
+    own = section(text_of(searched), "Ticket r0.05")
+    assert "34.75" not in own
+    assert "61.25" not in own
+    assert "| 70.00 |" in own
+    write_card(searched, about={"notes": ["a note"]})
+    text = text_of(searched)
+    for fact in ("17, after", "49,000 to search on", "pgd, 7 steps, Linf, eps 8/255", "float32", "a test", "- a note"):
+        assert fact in text, fact
+    assert "recipes/search.py --model test_resnet --dataset cifar10" in section(text, "How it was searched")
+
+
+def test_an_r2s_leads_with_the_attacker_who_knows_its_members(pair, tmp_path):
+    assert "**R2S against an attacker who knows its members: not measured.**" in text_of(pair)
+    said = result("r2s", network(pair), ("pgd20", "autoattack"), (8,))
+    write_card(pair, [put(tmp_path / "a.json", said)])
+    text = text_of(pair)
+    lowest = min(accuracies(said))
+    lead = section(text, "Measured")
+    assert re.search(rf"- \*\*{lowest:.2f}% \(.* in the worst case of 2 attacks, Linf, eps 8/255, .*\*\*", lead)
+    assert "not measured" not in lead
+    metrics = ModelCard(text).data.eval_results
+    eot = next(one for one in metrics if one.metric_name == "PGD-20, Linf, eps 8/255, R2S")
+    assert eot.metric_args["tickets"] == ["r0.05", "r0.1"]
+    assert "ticket" not in eot.metric_args
+    assert 'r2s_from_pretrained("pair")' in text
+    assert 'timm.create_model("local-dir:pair", pretrained=True, ticket=' in text
+
+
+def test_a_readme_of_a_persons_is_kept(folder):
+    readme = folder / "README.md"
+    write_card(folder)
+    write_card(folder, about={"notes": ["more"]})
+    text = readme.read_text()
+    assert "more" in text
+    assert is_rendered(text)
+    assert is_rendered(text.replace("\n", "\r\n"))
+    for edited in (text.replace("more", "less"), "# Mine", text + "\nadded", "\n".join(text.split("\n")[:-2])):
+        readme.write_text(edited)
+        assert not is_rendered(edited)
+        with pytest.raises(SettingsError, match=r"written or edited by hand: .* delete it or move it"):
+            write_card(folder, about={"notes": ["again"]})
+        assert readme.read_text() == edited
+    assert read_about(folder) == {"notes": ["more"]}
+    readme.unlink()
+    assert write_card(folder) == [readme]
+
+
+def test_the_same_folder_gives_the_same_card(folder, tmp_path):
+    said = result("ticket", network(folder))
+    write_card(folder, [put(tmp_path / "a.json", said)], {"repo_id": "org/x"})
+    again = tmp_path / "elsewhere"
+    folder.rename(again)
+    assert render(again)["README.md"] == (again / "README.md").read_bytes() == render(again)["README.md"]
+    assert [path.name for path in write_card(again, [tmp_path / "a.json"])] == ["README.md"]
+
+
+def test_a_strangers_text_stays_text(folder, tmp_path):
+    evil = "</td><script>a(1)</script> | `x` ![i](http://x)[l](js:x) $$x$$ \u202e {{ 1234 * 5678 }}\n\n# h\n---\na"
+    said = result("ticket", network(folder), name=evil, chosen=evil)
+    said["command"] = f"recipes/benchmark.py ```` {evil}"
+    said["device"] = said["versions"]["torch"] = evil
+    said["attacks"][0]["warnings"] = [evil]
+    said["flags"]["checks"][0] |= {"check": evil, "found": evil * 50}
+    said["flags"]["norm"] = evil
+    write_card(folder, [put(tmp_path / "a.json", said)], {"license": evil, "notes": [evil], "dataset": {"note": evil}})
+    text = (folder / "README.md").read_text()
+    body = text.split("\n---\n", 1)[1]
+    blocks = re.findall(r"^(`{3,})\w*\n.*?\n\1$", body, re.MULTILINE | re.DOTALL)
+    assert "`````" in blocks
+    prose = re.sub(r"^(`{3,})\w*\n.*?\n\1$", "", body, flags=re.MULTILINE | re.DOTALL)
+    assert "<script" not in prose
+    assert "{{" not in prose.replace("\\{\\{", "")
+    assert "\u202e" not in text
+    assert re.findall(r"(?<!\\)\]\(([^)]*)", prose) == ["https://arxiv.org/abs/2110.14068"]
+    assert "\n# h" not in prose
+    assert r"\{\{ 1234 \* 5678" in prose
+    assert "7006652" not in prose
+    lines = [line for line in prose.splitlines() if line.startswith("|")]
+    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in lines]
+    assert len(lines) > 20
+    assert set(widths) <= {3, 4, 6, 8}
+    assert max(len(line) for line in lines) < 4000
+    assert ModelCard(text).data.license == " ".join(evil.replace("\u202e", " ").split())
+    assert escaped("1. a") == "1\\. a"
+    assert escaped("- a") == "\\- a"
+    assert escaped("a_b") == "a\\_b"
+    assert fenced(["a ``` b"]).startswith("````\n")
+
+
+def test_refusals_are_of_one_family(tmp_path, folder):
+    (folder / "card.json").write_text("{")
+    for call in (lambda: render(tmp_path / "none"), lambda: read_about(folder), lambda: write_card(tmp_path / "none")):
+        with pytest.raises(RstHubError):
+            call()

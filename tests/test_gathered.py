@@ -1,0 +1,47 @@
+import math
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from ticket_results import network, put, result, text_of
+
+from rst_hub.card import write_card
+from rst_hub.errors import SettingsError
+from rst_hub.gathered import shannon_bits
+
+
+def test_the_size_table_has_the_files_own_numbers(folder, ticket):
+    content = (folder / ticket.file).read_bytes()
+    masks = sum(tensor.numel() for name, tensor in load_file(folder / ticket.file).items() if name.startswith("mask."))
+    dense = sum(tensor.numel() * tensor.element_size() for tensor in ticket.state_dict().values())
+    bound = 0.0
+    for mask in ticket.masks.values():
+        n, k = mask.numel(), int(mask.sum())
+        logarithms = np.log2(np.arange(1, n + 1))
+        bound += float(logarithms.sum() - logarithms[:k].sum() - logarithms[: n - k].sum()) / 8
+    line = next(line for line in text_of(folder).splitlines() if line.startswith("| `r0.1` |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert f"({len(content):,} bytes)" in cells[1]
+    assert f"({dense:,} bytes)" in cells[2]
+    assert cells[3] == f"{dense / len(content):.1f}"
+    assert cells[4] == f"{masks:,} bytes"
+    assert cells[5] == f"{bound:,.0f} bytes"
+    assert cells[6] == f"{masks / bound:.3f}"
+    assert masks / bound >= 1
+    assert shannon_bits(4, 2) == pytest.approx(math.log2(6))
+    assert shannon_bits(7, 0) == 0
+
+
+def test_a_note_goes_with_one_data_set(folder, tmp_path):
+    files = [
+        put(tmp_path / "a.json", result("ticket", network(folder))),
+        put(tmp_path / "b.json", result("ticket", network(folder), name="svhn")),
+    ]
+    with pytest.raises(SettingsError, match="cifar10, svhn"):
+        write_card(folder, files, {"dataset": {"note": "JPEG"}})
+    write_card(folder, files)
+    assert {one.dataset_name for one in ModelCard((folder / "README.md").read_text()).data.eval_results} == {
+        "cifar10",
+        "svhn",
+    }

@@ -1,0 +1,245 @@
+import json
+import shutil
+
+import hub_server
+import pytest
+from conftest import make_popup
+from hub_server import FAULTS, REPOS, REQUESTS, Fault, add_commit, close_pull_request, files_of, head
+
+import rst_hub
+from rst_hub.errors import HubError, IntegrityError, SettingsError, TicketError
+from rst_hub.publish import plan_push, push_to_hub
+from rst_hub.ticket import digest
+
+WRITER = "hf_writer"
+
+
+@pytest.fixture(autouse=True)
+def fresh_hub():
+    hub_server.reset()
+    yield
+    hub_server.reset()
+
+
+def push(folder, repo="org/rst-x", **options):
+    return push_to_hub(folder, repo, **{"token": WRITER, **options})
+
+
+def commits(repo="org/rst-x"):
+    return len(REPOS[repo].commits)
+
+
+def writes():
+    return [request for request in REQUESTS if not request.startswith(("GET", "HEAD"))]
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_push_is_one_commit_that_loads_bit_for_bit(folder, ticket):
+    url = push(folder)
+    there = files_of("org/rst-x")
+    assert url == f"{hub_server.ENDPOINT}/org/rst-x/commit/{head('org/rst-x')}"
+    ours = {name: there[name] for name in there if name != ".gitattributes"}
+    assert ours == content(folder)  # the folder has got the card that was sent
+    assert set(ours) == {"README.md", "card.json", "config.json", "ticket-r0.1.safetensors"}
+    assert sum("/commit/" in request for request in REQUESTS) == 1
+    loaded, made = rst_hub.from_pretrained("org/rst-x").state_dict(), ticket.state_dict()
+    assert digest(loaded, loaded) == digest(made, made)
+    assert 'from_pretrained("org/rst-x")' in there["README.md"].decode()
+    (row,) = rst_hub.list_models()
+    assert (row.repo, row.ticket, row.remaining_ratio) == ("org/rst-x", "r0.1", 0.1)
+
+
+def test_pushing_again_changes_nothing_and_a_new_ticket_is_all_that_is_sent(folder):
+    first = push(folder)
+    before = commits()
+    REQUESTS.clear()
+    assert push(folder) == first
+    assert commits() == before
+    assert writes() == []
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    REQUESTS.clear()
+    push(folder)
+    assert commits() == before + 1
+    assert {name for name in files_of("org/rst-x") if name.startswith("ticket-")} == {
+        "ticket-r0.1.safetensors",
+        "ticket-r0.2.safetensors",
+    }
+    assert sum(request.startswith("PUT") for request in REQUESTS) == 1  # the old ticket was not sent again
+
+
+@pytest.mark.parametrize("kind", ["drop_after", 500, "drop"])
+def test_a_lost_answer_does_not_publish_twice(folder, kind):
+    push(folder)
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    before = commits()
+    FAULTS.append(Fault("POST", "/commit/", kind))
+    if kind == "drop_after":  # it was made, though nobody said so
+        assert push(folder).endswith(head("org/rst-x"))
+    else:
+        with pytest.raises(HubError, match="nothing was published to org/rst-x"):
+            push(folder)
+        assert commits() == before
+        push(folder)
+    assert commits() == before + 1
+    assert not FAULTS
+    push(folder)
+    assert commits() == before + 1
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_goes_on(folder):
+    FAULTS.extend([Fault("PUT", "", "drop", times=20)])
+    with pytest.raises(HubError, match="nothing was published"):
+        push(folder)
+    assert "config.json" not in files_of("org/rst-x")
+    FAULTS.clear()
+    push(folder)
+    rst_hub.from_pretrained("org/rst-x")
+
+
+def test_what_changed_meanwhile_is_not_overwritten(folder, tmp_path, monkeypatch):
+    from rst_hub import publish
+
+    push(folder)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.3)).save(other)
+    compared = publish._compare
+
+    def then_someone_else_pushes(*arguments):
+        plan = compared(*arguments)
+        monkeypatch.setattr(publish, "_compare", compared)
+        push(other)
+        return plan
+
+    monkeypatch.setattr(publish, "_compare", then_someone_else_pushes)
+    with pytest.raises(HubError, match="somebody else has changed it meanwhile"):
+        push(folder)
+    assert "ticket-r0.3.safetensors" in files_of("org/rst-x")
+    assert "ticket-r0.2.safetensors" not in files_of("org/rst-x")
+
+
+def test_a_ticket_that_is_gone_here_is_deleted_there_and_a_strangers_file_stays(folder, tmp_path):
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    push(folder)
+    extended = tmp_path / "extended"
+    shutil.copytree(folder, extended)
+    for name, body in files_of("org/rst-x").items():
+        (extended / name).write_bytes(body)
+    (extended / "LICENSE").write_text("Apache")
+    add_commit("org/rst-x", extended)
+    alone = tmp_path / "alone"
+    rst_hub.Ticket.load(folder, "r0.1").save(alone)
+    (alone / "notes.txt").write_text("not to be sent")
+    plan = plan_push(alone, "org/rst-x", token=WRITER)
+    assert plan.deleted == ("ticket-r0.2.safetensors",)
+    push(alone)
+    names = set(files_of("org/rst-x"))
+    assert "ticket-r0.2.safetensors" not in names
+    assert "LICENSE" in names
+    assert "notes.txt" not in names
+
+
+def test_branches_tags_and_pull_requests(folder):
+    push(folder)
+    main = head("org/rst-x")
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    push(folder, revision="dev/x")
+    assert head("org/rst-x") == main
+    assert "ticket-r0.2.safetensors" in files_of("org/rst-x", "dev/x")
+    loaded = rst_hub.from_pretrained("org/rst-x", revision="dev/x", remaining_ratio=0.2)
+    assert loaded is not None
+    url = push(folder, create_pr=True)
+    assert url.endswith("/discussions/1")
+    assert head("org/rst-x") == main
+    assert push(folder, create_pr=True) == url  # it is open already
+    FAULTS.append(Fault("POST", "/commit/", "drop_after"))
+    close_pull_request("org/rst-x", 1)
+    second = push(folder, create_pr=True)
+    assert second.endswith("/discussions/2")
+    assert len(REPOS["org/rst-x"].pull_requests) == 2
+    with pytest.raises(SettingsError, match="revision"):
+        push(folder, revision="../x")
+
+
+def test_private_stays_private_and_public_is_never_pushed_to_by_mistake(folder):
+    push(folder, "org/rst-secret", private=True)
+    assert REPOS["org/rst-secret"].private
+    with pytest.raises(HubError, match="no such repository on the Hub, or it is private"):
+        rst_hub.from_pretrained("org/rst-secret")
+    rst_hub.from_pretrained("org/rst-secret", token="hf_reader")
+    assert rst_hub.list_models() == []
+    assert [row.repo for row in rst_hub.list_models(token="hf_reader")] == ["org/rst-secret"]
+    push(folder)
+    before = commits()
+    (folder / "card.json").unlink()
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    with pytest.raises(SettingsError, match="is there and public"):
+        push(folder, private=True)
+    assert commits() == before
+
+
+def test_who_may_not_write_is_told_what_to_do(folder):
+    before = content(folder)
+    for token, message in ((False, "log in"), ("hf_reader", "no right to write"), ("hf_wrong", "log in")):
+        with pytest.raises(HubError, match=message):
+            push(folder, token=token)
+    assert REPOS == {}
+    for name in ("rst-x", "hf://org/rst-x", "org/rst-x@main", "a/b/c", ""):
+        with pytest.raises(SettingsError, match="not the name of a repository"):
+            push(folder, name)
+    assert content(folder) == before
+
+
+def test_a_damaged_ticket_is_not_published(folder):
+    path = folder / "ticket-r0.1.safetensors"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(IntegrityError, match="it is not the file that config"):
+        push(folder)
+    assert REPOS == {}
+    assert REQUESTS == []
+    with pytest.raises(TicketError, match="not a folder"):
+        push(folder / "absent")
+
+
+def test_a_link_to_what_is_elsewhere_is_not_sent(folder, tmp_path):
+    (tmp_path / "secret.json").write_text("{}")
+    (folder / "card.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(SettingsError, match="link to a file outside"):
+        push(folder)
+    assert REPOS == {}
+
+
+def test_a_card_that_somebody_wrote_on_the_hub_is_not_overwritten(folder, tmp_path):
+    push(folder)
+    edited = tmp_path / "edited"
+    shutil.copytree(folder, edited)
+    (edited / "README.md").write_text((folder / "README.md").read_text() + "\nMy own words.\n")
+    add_commit("org/rst-x", edited)
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    with pytest.raises(SettingsError, match="was written by hand"):
+        push(folder)
+    assert "My own words." in files_of("org/rst-x")["README.md"].decode()
+    assert push(folder, create_pr=True).endswith("/discussions/1")
+    (edited / "README.md").write_text("---\nlicense: mit\n---\n")  # what the Hub writes into a new repository
+    add_commit("org/rst-x", edited)
+    push(folder)
+
+
+def test_a_dry_run_sends_and_writes_nothing(folder):
+    before = content(folder)
+    plan = plan_push(folder, "org/rst-x", token=WRITER)
+    assert not plan.exists
+    assert set(plan.changed) == {"README.md", "card.json", "config.json", "ticket-r0.1.safetensors"}
+    assert writes() == []
+    assert content(folder) == before
+    assert json.loads(plan.files["card.json"])["repo_id"] == "org/rst-x"
+    push(folder)
+    plan = plan_push(folder, "org/rst-x", token=WRITER)
+    assert plan.exists
+    assert plan.changed == plan.deleted == ()
