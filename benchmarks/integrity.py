@@ -1,4 +1,4 @@
-"""What checking a ticket costs at every load: SHA-256 of its file and the digest of its weights, as a share of the load.
+"""What checks cost at every load: SHA-256 of a ticket's file and the digest of its weights, as a share of the load.
 
     python benchmarks/integrity.py
 

@@ -161,6 +161,7 @@ def _page(folder: Folder) -> dict[str, Any]:
         title = f"Ticket {entry['name']}: {100 * entry['remaining_ratio']:.3g}% of each layer's weights"
         tables.append(_table(folder, title, of_ticket(folder, entry), required=("clean", "pgd20", "autoattack")))
     dense = [_table(folder, f"Dense network {run.rows[0].of}", [run], required=()) for run in runs_of(folder, "dense")]
+    here = f"model_cards/{plain(folder.name)}"  # where such folders lie, in a clone
     names = [result.dataset for result in folder.results.values()]
     names += [searched.dataset for searched in map(searched_result, entries) if searched]
     return {
@@ -178,9 +179,11 @@ def _page(folder: Folder) -> dict[str, Any]:
         "lead": [_sentence(folder, run, row) for run, row in _leading(folder)],
         "tables": [table for table in tables if table.rows],
         "dense": dense,
-        "where": Verbatim(json.dumps(about.get("repo_id") or plain(folder.name), ensure_ascii=False)),
+        "where": Verbatim(json.dumps(about.get("repo_id") or here, ensure_ascii=False)),
         "timm_where": Verbatim(
-            json.dumps(f"hf-hub:{about['repo_id']}" if about.get("repo_id") else f"local-dir:{plain(folder.name)}")
+            json.dumps(
+                f"hf-hub:{about['repo_id']}" if about.get("repo_id") else f"local-dir:{here}", ensure_ascii=False
+            )
         ),
         "ticket": Verbatim(json.dumps(entries[0]["name"])),
         "sizes": folder.sizes,
@@ -248,8 +251,9 @@ def _versions(said: Mapping[str, Any]) -> str:
 
 
 def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
-    """Return, for each budget, the lowest accuracy of the R2S against an attacker who knows its members."""
-    runs = runs_of(folder, "r2s") if len(folder.entries) > 1 else []
+    """Return the lowest accuracy at each budget: of the ticket, or of the R2S against one who knows its members."""
+    alone = len(folder.entries) == 1
+    runs = of_ticket(folder, folder.entries[0]) if alone else runs_of(folder, "r2s")
     measured = [(run, row) for run in runs for row in run.rows if row.eps]
     measured.sort(key=lambda one: (one[1].norm, one[1].eps, one[1].accuracy, one[1].name != "worst"))
     lowest: dict[tuple[Any, ...], tuple[Result, Measured]] = {}
@@ -263,7 +267,7 @@ def _sentence(folder: Folder, run: Result, row: Measured) -> str:
     how = f"in the {row.words}" if row.name == "worst" else f"under {row.words}"
     return (
         f"{row.accuracy:.2f}% ({low:.2f} to {high:.2f}) {how}, {budget(row.norm, row.eps)}, {row.samples:,} samples of "
-        f"{folder.data(run.dataset)}" + ("" if row.of == "R2S" else f", {row.of}")
+        f"{folder.data(run.dataset)}" + ("" if row.of == "R2S" or not row.is_set else f", {row.of}")
     )
 
 

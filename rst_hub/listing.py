@@ -86,7 +86,8 @@ def _rows(repo: Mapping[str, Any]) -> list[Listed]:
     for ticket in map(_mapping, _sequence(about.get("tickets"))):
         name = _text(ticket.get("name"))
         own = [one for one in measured if _mapping(one.get("args")).get("ticket") == name]
-        clean = next((one for one in own if one.get("type") == "accuracy"), {})
+        cleans = [one for one in own if one.get("type") == "accuracy"]
+        clean = max(cleans, key=lambda one: _number(one["args"].get("samples")) or 0.0, default={})
         robust = _headline([one for one in own if one.get("type") == "robust_accuracy"])
         rows.append(
             Listed(

@@ -100,7 +100,7 @@ def _against_ratio(folder: Folder) -> dict[str, Any] | None:
         words = "worst case" if row.name == "worst" else row.words
         found.setdefault((row.name, words, row.norm, row.eps), {})[row.of] = (run, row)
     series: list[dict[str, Any]] = []
-    for (name, words, norm, eps), by_ticket in sorted(found.items(), key=lambda one: rank(one[0][0])):
+    for (name, words, norm, eps), by_ticket in sorted(found.items(), key=lambda one: (rank(one[0][0]), one[0][3] or 0)):
         points = sorted(by_ticket.values(), key=lambda one: ratio[one[1].of])
         if len({ratio[row.of] for _, row in points}) < 2 or len(series) > _MANY_LINES:
             continue

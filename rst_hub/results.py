@@ -174,8 +174,8 @@ def _read_benchmark(said: dict[str, Any], content: bytes, config: Mapping[str, A
     for found in said["worst_case"]:
         attacks = [_text(key) for key in found["attacks"]]
         limits = {"norm": _norm(found["norm"]), "eps": _size(found["eps_over_255"]), "settings": {"of": attacks}}
-        words = f"worst case of {len(attacks)} attack{'s' * (len(attacks) != 1)}"
-        rows.append(_measured(found, name="worst", words=words, **whose, **limits))
+        worst = _measured(found, name="worst", words=f"worst case of {len(attacks)} attacks", **whose, **limits)
+        rows += [worst] if len(attacks) > 1 else []  # that of one attack is the attack's own row again
     for check in said["flags"]["checks"]:
         _text(check["check"]), _text(check["found"]), {True: "", False: "", None: ""}[check["passed"]]
     return Result(kind, tuple(rows), _text(said["dataset"]["name"]), _text(said["dataset"]["split"]), said, content)

@@ -2,13 +2,16 @@ import re
 
 import pytest
 import yaml
+from conftest import ROOT
 from huggingface_hub import ModelCard
 from ticket_results import SAMPLES, accuracies, network, put, result, section, text_of
 
-from rst_hub import RstHubError
+from rst_hub import RstHubError, Ticket, from_pretrained
 from rst_hub.card import is_rendered, render, write_card
 from rst_hub.errors import SettingsError
+from rst_hub.pictures import picture_digest
 from rst_hub.results import read_about
+from rst_hub.ticket import ticket_names
 from rst_hub.wording import escaped, fenced
 
 
@@ -113,8 +116,8 @@ def test_an_r2s_leads_with_the_attacker_who_knows_its_members(pair, tmp_path):
     eot = next(one for one in metrics if one.metric_name == "PGD-20, Linf, eps 8/255, R2S")
     assert eot.metric_args["tickets"] == ["r0.05", "r0.1"]
     assert "ticket" not in eot.metric_args
-    assert 'r2s_from_pretrained("pair")' in text
-    assert 'timm.create_model("local-dir:pair", pretrained=True, ticket=' in text
+    assert 'r2s_from_pretrained("model_cards/pair")' in text
+    assert 'timm.create_model("local-dir:model_cards/pair", pretrained=True, ticket=' in text
 
 
 def test_a_readme_of_a_persons_is_kept(folder):
@@ -183,3 +186,37 @@ def test_refusals_are_of_one_family(tmp_path, folder):
     for call in (lambda: render(tmp_path / "none"), lambda: read_about(folder), lambda: write_card(tmp_path / "none")):
         with pytest.raises(RstHubError):
             call()
+
+
+def test_a_single_ticket_leads_with_its_lowest_accuracy_and_repeats_no_row(folder, tmp_path):
+    put(tmp_path / "one.json", result("ticket", network(folder), attacks=("pgd20",), eps=(8,)))
+    write_card(folder, [tmp_path / "one.json"])
+    text = text_of(folder)
+    (lead,) = [line for line in text.splitlines() if line.startswith("- **")]
+    assert "under PGD-20, Linf, eps 8/255, 1,000 samples of cifar10" in lead
+    assert "worst case of" not in text
+
+
+CARDS = sorted(path for path in (ROOT / "model_cards").iterdir() if path.is_dir())
+
+
+def test_there_are_cards():
+    assert len(CARDS) >= 2
+
+
+@pytest.mark.parametrize("published", CARDS, ids=lambda path: path.name)
+def test_a_published_folder_is_what_is_rendered_from_it_and_loads(published):
+    made = render(published)
+    text = (published / "README.md").read_text(encoding="utf-8")
+    there, again = ModelCard(text), ModelCard(made["README.md"].decode())
+    assert again.text == there.text
+    assert again.data.to_dict() == there.data.to_dict()
+    assert is_rendered(text)
+    pictures = {path.name for path in published.glob("*.png")}
+    assert pictures == set(made) - {"README.md"}
+    for name in pictures:
+        assert picture_digest((published / name).read_bytes()) == picture_digest(made[name]), name
+    for name in ticket_names(published):
+        Ticket.load(published, name).verify()
+        assert from_pretrained(published, ticket=name).num_classes == 10
+    assert sum(path.stat().st_size for path in published.rglob("*") if path.is_file()) < 3 * 2**20
