@@ -180,7 +180,7 @@ def case(name, message=None, base=RESNET, route="ours", may_load=False, slow=Fal
     return register
 
 
-def cases(name, values, message=None, quick=5, **options):
+def cases(name, values, message=None, quick=3, **options):
     """Register a function once for each of several values, by what they are called; the first ones are quick tests."""
 
     def register(make):
@@ -227,7 +227,7 @@ LIVE_WIRES = {
 }
 
 
-@cases("timm argument", LIVE_WIRES, base=VIT, quick=8)
+@cases("timm argument", LIVE_WIRES, base=VIT, quick=4)
 def live_wire(f, key, value):
     text = json.dumps(value).replace("OUTSIDE", str(f.outside))
     bring_pickle(f, f.outside / "model.pth")
@@ -260,7 +260,7 @@ def in_chans(f, _, value):
 SHAPES = called(10**9, -32, 32.0, [32, 32, 32], [32, 10**9], True, "32", 0, [32], [], [32, -32], [32, 32.0], {"h": 32})
 
 
-@cases("img_size", SHAPES, "img_size", base=VIT, quick=5)
+@cases("img_size", SHAPES, "img_size", base=VIT, quick=3)
 def img_size(f, _, value):
     f.network(VIT, img_size=value)
 
@@ -268,12 +268,12 @@ def img_size(f, _, value):
 RATES = called(1.0, float("nan"), "0.1", True, -0.1, 2, [0.1], None, float("inf"))
 
 
-@cases("drop_rate", RATES, quick=3)
+@cases("drop_rate", RATES, quick=2)
 def drop_rate(f, _, value):
     f.network(drop_rate=value)
 
 
-@cases("drop_path_rate", RATES, quick=3)
+@cases("drop_path_rate", RATES, quick=2)
 def drop_path_rate(f, _, value):
     f.network(drop_path_rate=value)
 
@@ -299,7 +299,7 @@ NAMES = (
 )
 
 
-@cases("architecture", called(*NAMES), quick=14)
+@cases("architecture", called(*NAMES), quick=7)
 def architecture(f, _, value):
     f.network(value.replace("FOLDER", str(f.folder)) if isinstance(value, str) else value)
 
@@ -312,7 +312,7 @@ def long_architecture(f, _, value):
     f.network(value)
 
 
-@cases("seed", called(-1, 2**64, True, 1.5, 10**4000, "0", 0.0, None, [0]), quick=5)
+@cases("seed", called(-1, 2**64, True, 1.5, 10**4000, "0", 0.0, None, [0]), quick=3)
 def seed(f, _, value):
     f.seed(seed=value)
 
@@ -358,7 +358,7 @@ def timm_classes(f):
     f.config["num_classes"] = 1000
 
 
-@cases("format_version", called(2, True, 1.0, "1", 2**70, None, 0, -1, [1], {}, 1e999), quick=6)
+@cases("format_version", called(2, True, 1.0, "1", 2**70, None, 0, -1, [1], {}, 1e999), quick=3)
 def format_version(f, _, value):
     f.config["rst"]["format_version"] = value
 
@@ -464,7 +464,7 @@ DOUBLE = {
 }
 
 
-@cases("twice", DOUBLE, quick=9)
+@cases("twice", DOUBLE, quick=5)
 def double(f, _, pair):
     f.config_text = partial(replaced, *pair)
 
@@ -477,7 +477,7 @@ def replaced(old, new, text):
 NUMBERS = ("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" * 5000, "-" + "9" * 5000)
 
 
-@cases("number in the provenance", called(*NUMBERS), quick=6)
+@cases("number in the provenance", called(*NUMBERS), quick=3)
 def number(f, _, value):
     f.config_text = partial(replaced, '"provenance": {', f'"provenance": {{"x": {value}, ')
 
@@ -493,7 +493,7 @@ TEXTS = {
 }
 
 
-@cases("provenance", TEXTS, quick=4)
+@cases("provenance", TEXTS, quick=2)
 def provenance_text(f, _, text):
     f.config_text = partial(replaced, '"provenance": {', f'"provenance": {{{text}, ')
 
@@ -526,7 +526,7 @@ BYTES = {
 }
 
 
-@cases("config.json is", BYTES, quick=10)
+@cases("config.json is", BYTES, quick=5)
 def config_bytes(f, _, change):
     f.config_bytes = change
 
@@ -546,7 +546,7 @@ TINY = {
 }
 
 
-@cases("3.9 MB of", TINY, quick=3)
+@cases("3.9 MB of", TINY, quick=2)
 def tiny(f, _, text):
     f.config_text = partial(replaced, '"timm_kwargs": {', f'"timm_kwargs": {{"x": {text()}, ')
 
@@ -594,7 +594,7 @@ TICKET_NAMES = (
 )
 
 
-@cases("ticket's name", called(*TICKET_NAMES), quick=10)
+@cases("ticket's name", called(*TICKET_NAMES), quick=5)
 def ticket_name(f, _, name):
     f.entry.update(name=name, file=f"ticket-{name}.safetensors")
     f.write()
@@ -642,7 +642,7 @@ VALUES = {
 }
 for key, values in VALUES.items():
 
-    @cases(key, called(*values), quick=4)
+    @cases(key, called(*values), quick=2)
     def entry_value(f, _, value, key=key):
         f.entry[key] = value
         if key != "sha256":
@@ -707,13 +707,13 @@ NO_FILES = (
 )
 
 
-@cases("config.json", called(*NO_FILES), quick=10)
+@cases("config.json", called(*NO_FILES), quick=5)
 def no_config(f, kind, _):
     f.write()
     in_place_of(f.folder / "config.json", kind, f.outside)
 
 
-@cases("ticket", called(*NO_FILES), quick=10)
+@cases("ticket", called(*NO_FILES), quick=5)
 def no_ticket(f, kind, _):
     f.write()
     in_place_of(f.path, kind, f.outside)
@@ -835,7 +835,7 @@ def spread(content, change):
     return struct.pack("<Q", len(text)) + text + content[end:]
 
 
-@cases("ticket is", CONTENTS, quick=21)
+@cases("ticket is", CONTENTS, quick=11)
 def ticket_bytes(f, _, change):
     f.content = change
 
@@ -941,7 +941,7 @@ HEADERS = {
 }
 
 
-@cases("header", HEADERS, quick=24)
+@cases("header", HEADERS, quick=12)
 def header_change(f, _, change):
     def changed(header):
         change(header)
@@ -1066,7 +1066,7 @@ SIZES_OF = {
 }
 
 
-@cases("seeded", SIZES_OF, quick=12)
+@cases("seeded", SIZES_OF, quick=6)
 def seeded_shape(f, key, value):
     name, shape = value
     f.seeded[name][0] = shape
@@ -1164,7 +1164,7 @@ STATES = {
 }
 
 
-@cases("state", STATES, quick=6)
+@cases("state", STATES, quick=3)
 def state(f, _, value):
     name, dtype, shape = value
     count = int(torch.tensor(shape).prod()) if shape else 1
@@ -1239,7 +1239,7 @@ MASKS = {
 }
 
 
-@cases("mask", MASKS, quick=18)
+@cases("mask", MASKS, quick=9)
 def mask_code(f, _, content):
     f.mask("fc.weight", content)
 
@@ -1285,7 +1285,7 @@ HUGE = (
 HUGE = tuple(name for name in HUGE if timm.is_model(name))
 
 
-@cases("huge", called(*HUGE), quick=5)
+@cases("huge", called(*HUGE), quick=3)
 def huge(f, name, _):
     f.network(name)
 
@@ -1333,7 +1333,7 @@ TABLES = {
 }
 
 
-@cases("huge image", TABLES, quick=3)
+@cases("huge image", TABLES, quick=2)
 def huge_image(f, _, value):
     name, arguments = value
     f.network(name, **arguments)
@@ -1418,12 +1418,12 @@ THROUGH_TIMM = {
 }
 if HAS_LOCAL_DIR:
 
-    @cases("timm, model_args", THROUGH_TIMM, route="timm", quick=11)
+    @cases("timm, model_args", THROUGH_TIMM, route="timm", quick=6)
     def through_timm(f, _, value):
         bring_pickle(f, f.outside / "model.pth")
         f.config["model_args"].update(json.loads(json.dumps(value).replace("OUTSIDE", str(f.outside))))
 
-    @cases("timm, pretrained_cfg", INPUTS, route="timm", quick=6)
+    @cases("timm, pretrained_cfg", INPUTS, route="timm", quick=3)
     def input_through_timm(f, key, value):
         pretrained_cfg(f, key, value)
 
@@ -1564,4 +1564,4 @@ def test_the_harness_notices_what_no_load_may_do(results, probe):
 
 
 def test_the_harness_counts_seconds(results):
-    assert 0.3 <= results["probe work"]["seconds"] < 0.5
+    assert 0.3 <= results["probe work"]["seconds"] < 1

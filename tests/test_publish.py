@@ -3,7 +3,7 @@ import shutil
 
 import hub_server
 import pytest
-from conftest import make_popup
+from conftest import make_popup, run_recipe
 from hub_server import FAULTS, REPOS, REQUESTS, Fault, add_commit, close_pull_request, files_of, head
 
 import rst_hub
@@ -89,7 +89,8 @@ def test_a_lost_answer_does_not_publish_twice(folder, kind):
     assert commits() == before + 1
 
 
-def test_an_upload_that_breaks_off_leaves_nothing_and_goes_on(folder):
+def test_an_upload_that_breaks_off_leaves_nothing_and_goes_on(folder, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits longer and longer between attempts
     FAULTS.extend([Fault("PUT", "", "drop", times=20)])
     with pytest.raises(HubError, match="nothing was published"):
         push(folder)
@@ -243,3 +244,23 @@ def test_a_dry_run_sends_and_writes_nothing(folder):
     plan = plan_push(folder, "org/rst-x", token=WRITER)
     assert plan.exists
     assert plan.changed == plan.deleted == ()
+
+
+def test_the_recipe_gathers_describes_and_sends(tmp_path):
+    for ratio in (0.05, 0.1):
+        rst_hub.Ticket.draw(make_popup(remaining_ratio=ratio)).save(tmp_path / str(ratio))
+    tickets, folder = f"{tmp_path / '0.05'},{tmp_path / '0.1'}", tmp_path / "model_cards" / "rst-set"
+    arguments = ("--tickets", tickets, "--folder", folder, "--license", "apache-2.0", "--repo", "org/rst-set")
+    online = {"HF_HUB_OFFLINE": "0", "HF_TOKEN": WRITER}
+    said = run_recipe("publish.py", *arguments, "--dataset-note", "JPEG-recompressed", "--private", **online).stdout
+    assert f"published {folder}: {hub_server.ENDPOINT}/org/rst-set/commit/{head('org/rst-set')}" in said
+    assert REPOS["org/rst-set"].private
+    ours = {name: body for name, body in files_of("org/rst-set").items() if name != ".gitattributes"}
+    assert ours == content(folder)
+    assert json.loads(ours["card.json"]) == {
+        "repo_id": "org/rst-set",
+        "license": "apache-2.0",
+        "dataset": {"id": None, "note": "JPEG-recompressed"},
+    }
+    r2s = rst_hub.r2s_from_pretrained("org/rst-set", token=WRITER)
+    assert r2s.names == ("r0.05", "r0.1")

@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import asdict
 
-import benchmark
 import pytest
 import torch
 
@@ -96,6 +95,8 @@ def named(name, threat_model):
 
 def result(kind, about, attacks=("pgd20", "fgsm", "cw_l2"), eps=(8,), norm="Linf", clean=700, **dataset):
     """Return what recipes/benchmark.py writes, by its own functions, with accuracies that are all different."""
+    import benchmark  # recipes/ is on pytest's path, but not on that of a process that imports conftest
+
     before, rows = left(clean), []
     for name in attacks:
         for one in eps:
