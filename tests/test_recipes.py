@@ -242,6 +242,7 @@ def test_a_damaged_run_folder_is_named(search, tmp_path):
     assert "is no folder to write to" in refusal(*SMALL, *below)
 
 
+@pytest.mark.slow
 def test_accelerates_environment_does_not_change_the_accumulation(search, tmp_path):
     environment = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}
     run_recipe("search.py", *SMALL, "--epochs", "3", "--output", tmp_path / "run", **environment)
@@ -344,6 +345,7 @@ def test_a_trial_is_measured_on_no_more_images_than_it_saw(image_folder, tmp_pat
     assert rst_hub.from_pretrained(tmp_path / "run" / "ticket").pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
 
 
+@pytest.mark.slow
 def test_a_transformer_is_searched_with_adamw(tmp_path):
     arguments = ("--model", "test_vit", "--optimizer", "adamw", "--batch-size", "64", "--remaining-ratio", "0.3")
     arguments = (*arguments, "--holdout", "60", "--test-samples", "60", "--epochs", "5", "--output", tmp_path / "run")
