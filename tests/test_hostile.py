@@ -36,6 +36,7 @@ from rst_hub import Init, Ticket
 from rst_hub import ticket as ticket_module
 from rst_hub.bits import decode_mask, encode_mask
 from rst_hub.config import config_digest
+from rst_hub.models import state_layout
 from rst_hub.weights import SeededTensor
 
 SECONDS, MEGABYTES, HANGS, LONGEST_MESSAGE = 2, 200, 6, 4000
@@ -1294,18 +1295,16 @@ def huge(f, name, _):
 def as_drawn(f, name, remaining_ratio, **arguments):
     """Make the folder that of a whole network, of which each mask keeps hardly any weight."""
     f.network(name, **arguments)
-    with torch.device("meta"):
-        tensors = timm.create_model(name, num_classes=10, **arguments).state_dict()
+    layout = state_layout(name, {"num_classes": 10, **arguments})
     dtypes = {dtype: key for key, dtype in DTYPES.items()}
     f.tensors.clear()
     f.seeded.clear()
     f.entry.update(remaining_ratio=remaining_ratio, kept=0)
-    for key, tensor in tensors.items():
-        if tensor.ndim < 2:
-            dtype = dtypes[tensor.dtype]
-            f.tensors[f"state.{key}"] = [dtype, [], bytes(SIZES[dtype])]
+    for key, (shape, dtype) in layout.items():
+        if len(shape) < 2:
+            f.tensors[f"state.{key}"] = [dtypes[dtype], [], bytes(SIZES[dtypes[dtype]])]
             continue
-        f.seeded[key] = [list(tensor.shape), 0.01]
+        f.seeded[key] = [list(shape), 0.01]
         f.mask(key, code(2, 24, 1, b"\x01\0\0\0"))
         f.entry["kept"] += 1
 
