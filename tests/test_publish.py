@@ -3,7 +3,7 @@ import shutil
 
 import hub_server
 import pytest
-from conftest import make_popup, run_recipe
+from conftest import ROOT, make_popup, run_recipe
 from hub_server import FAULTS, REPOS, REQUESTS, Fault, add_commit, close_pull_request, files_of, head
 
 import rst_hub
@@ -264,3 +264,18 @@ def test_the_recipe_gathers_describes_and_sends(tmp_path):
     }
     r2s = rst_hub.r2s_from_pretrained("org/rst-set", token=WRITER)
     assert r2s.names == ("r0.05", "r0.1")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "model_cards").iterdir()))
+def test_a_published_folder_passes_the_hubs_checks(name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(ROOT / "model_cards" / name, folder)
+    push(folder, f"org/{name}")
+    assert "POST /api/validate-yaml" in REQUESTS
+    there = files_of(f"org/{name}")
+    for path, body in content(ROOT / "model_cards" / name).items():
+        assert path in there
+        assert there[path] == body or path in ("README.md", "card.json")  # which have got the repository's name
+    rows = rst_hub.list_models()
+    assert {row.ticket for row in rows} == {path.stem.removeprefix("ticket-") for path in folder.glob("ticket-*")}
+    assert all(row.dataset == "digits" and row.clean_accuracy > 98 and row.robust_accuracy > 90 for row in rows)
