@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psutil
 
-from rst_hub.errors import RstHubError, SettingsError
+from rst_hub.errors import RstHubError, SettingsError, printable
 
 
 def main_of(recipe: Callable[[list[str]], None]) -> int:
@@ -17,7 +17,8 @@ def main_of(recipe: Callable[[list[str]], None]) -> int:
         recipe(sys.argv[1:])
     except RstHubError as error:
         process = int(os.environ.get("RANK", "0"))
-        print(f"process {process}: error: {error}" if process else f"error: {error}", file=sys.stderr)
+        said = printable(error, 10_000)
+        print(f"process {process}: error: {said}" if process else f"error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the last whole epoch or batch is saved: add --resume to continue from it", file=sys.stderr)

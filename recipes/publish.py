@@ -45,10 +45,11 @@ def main(arguments: list[str]) -> None:
         push(
             folder,
             settings.repo,
-            private=settings.private,
+            private=settings.private or None,
             revision=settings.revision,
             create_pr=settings.create_pr,
             message=settings.message,
+            replace=settings.replace,
             dry_run=settings.dry_run,
         )
 

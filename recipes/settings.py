@@ -167,6 +167,7 @@ class PublishSettings:
     revision: str | None = _setting(None, "the branch; default: main")
     create_pr: bool = _setting(False, "open a pull request instead")
     message: str | None = _setting(None, "of the commit")
+    replace: bool = _setting(False, "allow tickets there to be deleted or changed")
     dry_run: bool = _setting(False, "check all, compare with the Hub, print, send nothing")
 
 

@@ -156,10 +156,12 @@ def _page(folder: Folder) -> dict[str, Any]:
     """Return what the template names."""
     rst, entries, about = folder.config["rst"], folder.entries, folder.about
     cfg = folder.config["pretrained_cfg"]
-    tables = [] if len(entries) == 1 else [_table(folder, "R2S, all tickets together", of_set(folder), required=())]
+    always = ("clean", "pgd20", "autoattack")
+    together = _table(folder, "R2S, all tickets together", of_set(folder), always)
+    tables = [] if len(entries) == 1 else [together]
     for entry in entries:
         title = f"Ticket {entry['name']}: {100 * entry['remaining_ratio']:.3g}% of each layer's weights"
-        tables.append(_table(folder, title, of_ticket(folder, entry), required=("clean", "pgd20", "autoattack")))
+        tables.append(_table(folder, title, of_ticket(folder, entry), always))
     dense = [_table(folder, f"Dense network {run.rows[0].of}", [run], required=()) for run in runs_of(folder, "dense")]
     here = f"model_cards/{plain(folder.name)}"  # where such folders lie, in a clone
     names = [result.dataset for result in folder.results.values()]
@@ -403,8 +405,7 @@ def _eval_result(folder: Folder, run: Result, row: Measured) -> EvalResult:
 
 
 def _metric(row: Measured) -> str:
-    keys = listed(row.settings, "of") if row.name == "worst" else []
-    return row.words + (f" ({plain(', '.join(keys))})" if keys else "") + f", {budget(row.norm, row.eps)}"
+    return f"{row.words}, {budget(row.norm, row.eps)}"
 
 
 def _clean(value: Any) -> Any:

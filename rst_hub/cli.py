@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .card import write_card
-from .errors import ArchitectureError, RstHubError
+from .errors import ArchitectureError, RstHubError, printable
 from .export import FORMATS, export
 from .hub import load_ticket, look
 from .listing import list_models
@@ -60,10 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     one = command("push", "check a ticket folder, write its card, and publish both as one commit on the Hub")
     one.add_argument("folder", type=Path)
     one.add_argument("repo_id", metavar="org/name")
-    one.add_argument("--private", action="store_true", help="make the repository private")
+    one.add_argument("--private", action="store_true", default=None, help="make the repository private")
     one.add_argument("--revision", help="the branch; default: main")
     one.add_argument("--create-pr", action="store_true", help="open a pull request instead")
     one.add_argument("--message", help="of the commit")
+    one.add_argument("--replace", action="store_true", help="allow tickets there to be deleted or changed")
     one.add_argument("--dry-run", action="store_true", help="check all, compare with the Hub, print, send nothing")
     one = command("list", "list the tickets on the Hub, as their cards describe them")
     one.add_argument("--author", help="a user or organisation")
@@ -107,7 +108,7 @@ def info(source: str, revision: str | None = None) -> None:
         share = f"{entry['kept']:,} weights kept, {entry['remaining_ratio']:.2%} of each layer"
         print(f"  masks            {entry['pattern']}, {share}")
         if size is None:
-            print("  size             its file is missing")
+            print("  size             not known: its file was not found, or the Hub not asked")
         else:
             beside = f", dense {dense:,} ({dense / size:.0f} times as many)" if dense else ""
             print(f"  size             {size:,} bytes{beside}")
@@ -137,17 +138,23 @@ def card(folder: Path, results: list[Path]) -> None:
 
 
 def push(
-    folder: Path, repo_id: str, private: bool, revision: str | None, create_pr: bool, message: str | None, dry_run: bool
+    folder: Path,
+    repo_id: str,
+    private: bool | None,
+    revision: str | None,
+    create_pr: bool,
+    message: str | None,
+    replace: bool,
+    dry_run: bool,
 ) -> None:
     """Publish a folder, or say what would be sent."""
+    how: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "replace": replace}
     if not dry_run:
-        url = push_to_hub(
-            folder, repo_id, private=private, revision=revision, create_pr=create_pr, commit_message=message
-        )
-        print(f"published {folder}: {url}")
+        print(f"published {folder}: {push_to_hub(folder, repo_id, commit_message=message, **how)}")
         return
-    plan = plan_push(folder, repo_id, revision=revision)
-    what = "is there" if plan.exists else "would be made, private" if private else "would be made, public"
+    plan = plan_push(folder, repo_id, **how)
+    new = "would be made, private" if private else "would be made, public if its owner's default is"
+    what = "is there" if plan.exists else new
     onto = "a pull request" if create_pr else f"branch {revision or 'main'}"
     print(f"{repo_id} {what}; one commit on {onto} would have:")
     for name, content in plan.files.items():
@@ -188,8 +195,8 @@ def _or_unknown(value: float | None, form: str) -> str:
 
 
 def _plain(text: object) -> str:
-    """Return text from elsewhere without control characters, which a terminal would obey."""
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in str(text))
+    """Return text from elsewhere as one line without control characters, which a terminal would obey."""
+    return printable(text, 10_000)
 
 
 def _arguments(timm_kwargs: dict[str, Any]) -> str:

@@ -18,7 +18,8 @@ from .masking import PATTERNS, check_remaining_ratio
 from .weights import GENERATOR, Init
 
 FORMAT_VERSION = 1
-TICKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TICKET_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
+"""A letter first: some reader of YAML takes anything else for a number."""
 MAX_CONFIG_BYTES = 4 * 2**20
 """Some ten times what 20,000 class names take."""
 
@@ -83,10 +84,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise TicketError(f"{folder} holds no config.json, so it is no ticket folder: choose another folder")
     try:
         config = strict_json(read_inside(folder, "config.json", MAX_CONFIG_BYTES))
+        if isinstance(config, dict) and "rst" not in config:
+            raise TicketError(f"{path} is another kind of model's: it has no rst part. Choose a folder of tickets")
         newer = config["rst"]["format_version"]
         if type(newer) is not int or newer <= FORMAT_VERSION:
             _check_network(config)
             _check_entries(config["rst"]["tickets"])
+    except TicketError:
+        raise
     except (
         ValueError,
         KeyError,

@@ -34,12 +34,15 @@ class HubError(RstHubError):
 
 def printable(value: object, most: int = 100) -> str:
     """Return text that came from elsewhere for a message: cut, and without characters that a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in str(value)[:most])
+    line = str(value)[:most].replace("\n", " ")
+    return "".join(char if char.isprintable() else "?" for char in line)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are close to ``name``, as a sentence to end an error message with."""
     known = sorted(known)
+    if not known:
+        return ""
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if matches:
         return f"Did you mean {' or '.join(matches)}?"

@@ -37,6 +37,7 @@ def read_inside(folder: Path, name: str, limit: int) -> bytes:
         ValueError: it is no regular file, larger than ``limit`` bytes, or a link to somewhere else.
         OSError: it cannot be read.
     """
+    folder = folder.resolve()
     path = (folder / name).resolve()
     # In the cache, snapshots/<commit>/<name> is a link to blobs/<ETag>.
     is_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")

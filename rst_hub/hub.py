@@ -27,10 +27,11 @@ from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, 
 from .listing import LIBRARY, near_names
 from .models import PixelModel
 from .r2s import R2S
+from .results import REPOSITORY
 from .ticket import Ticket, claimed_layout, largest_file
 from .version import __version__
 
-REPOSITORY = re.compile(r"(hf://)?(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(@(?P<revision>\S+))?")
+_NAMED = re.compile(r"(hf://)?(?P<repo>[^@\s]+)(@(?P<revision>\S+))?")
 _REVISION = re.compile(r"(?!.*\.\.)[\w][\w./-]{0,250}")
 _Found = TypeVar("_Found")
 
@@ -171,6 +172,8 @@ def load_tickets(
 def look(repo_or_folder: str | Path, **options: Any) -> tuple[dict[str, Any], dict[str, int]]:
     """Return (config.json, bytes by file name) of a folder or repository; no ticket is downloaded or read.
 
+    The bytes are {} where the Hub was not asked or does not answer.
+
     Args:
         repo_or_folder: as for :func:`from_pretrained`.
         **options: revision, token, cache_dir, local_files_only and force_download of :func:`from_pretrained`.
@@ -188,8 +191,8 @@ def look(repo_or_folder: str | Path, **options: Any) -> tuple[dict[str, Any], di
         api = HfApi(token=source.token, library_name=LIBRARY, library_version=__version__)
         try:
             files = api.model_info(source.repo, revision=folder.name, files_metadata=True).siblings or []
-        except Exception as error:
-            raise HubError(f"the files of {source} cannot be listed: {type(error).__name__} {error}") from error
+        except Exception:  # offline, say: what config.json says is there all the same
+            return config, {}
         return config, {file.rfilename: file.size for file in files if file.rfilename in names and file.size}
 
     return _with_config(_source(repo_or_folder, **options), sizes)
@@ -208,9 +211,11 @@ def _source(
     if not isinstance(repo_or_folder, str | Path):
         raise SettingsError(f"{repo_or_folder!r} is neither the path of a folder nor a repository's name")
     if _is_folder(repo_or_folder):
+        if revision is not None:
+            raise SettingsError(f"{repo_or_folder} is a folder here, without revisions: hf://org/name is on the Hub")
         return _Source(Path(repo_or_folder))
-    found = REPOSITORY.fullmatch(str(repo_or_folder))
-    if found is None:
+    found = _NAMED.fullmatch(str(repo_or_folder))
+    if found is None or not REPOSITORY.fullmatch(found["repo"]):
         raise TicketError(
             f"{str(repo_or_folder)[:300]} is neither a ticket folder here nor a repository's name, org/name"
         )

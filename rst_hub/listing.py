@@ -1,5 +1,6 @@
 """list_models: the tickets on the Hugging Face Hub, as their cards describe them."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,24 +48,25 @@ def list_models(
     Raises:
         HubError: the Hub cannot be reached.
     """
-    return [row for repo in _listing(limit, token, author=author, search=search) for row in _rows(repo)]
+    expand = ["cardData", "model-index"]
+    return [row for repo in _listing(limit, token, author=author, search=search, expand=expand) for row in _rows(repo)]
 
 
 def near_names(repo: str, token: str | bool | None = None) -> str:
     """Say which repositories of tickets have a name like this one; nothing if the Hub does not tell."""
     with suppress(HubError):
-        return nearest(repo, [found["id"] for found in _listing(1000, token)])
+        return nearest(repo, [found["id"] for found in _listing(1000, token, expand="tags")])
     return ""
 
 
-def _listing(limit: int, token: str | bool | None, **wanted: str | None) -> list[dict[str, Any]]:
+def _listing(limit: int, token: str | bool | None, **wanted: Any) -> list[dict[str, Any]]:
     """Return what the Hub says of each repository of tickets, as plain JSON.
 
     The client's own list_models makes objects of the cards, and fails at all when one card is not as it should be.
     """
     url: str | None = f"{constants.ENDPOINT}/api/models"
     given = {key: value for key, value in wanted.items() if value is not None}
-    query: Any = {"filter": LIBRARY, "limit": limit, "expand": ["cardData", "tags"], **given}
+    query: Any = {"filter": LIBRARY, "limit": limit, **given}
     found: list[dict[str, Any]] = []
     try:
         headers = build_hf_headers(token=token, library_name=LIBRARY, library_version=__version__)
@@ -81,18 +83,18 @@ def _listing(limit: int, token: str | bool | None, **wanted: str | None) -> list
 def _rows(repo: Mapping[str, Any]) -> list[Listed]:
     """Return a row for each ticket of a repository, from its card's metadata, which may hold anything."""
     card = _mapping(repo.get("cardData"))
-    about, measured = _mapping(card.get("rst")), _measured(card)
+    about = _mapping(card.get("rst"))
+    measured = _by_ticket(repo.get("model-index") or card.get("model-index"))
     rows = []
     for ticket in map(_mapping, _sequence(about.get("tickets"))):
-        name = _text(ticket.get("name"))
-        own = [one for one in measured if _mapping(one.get("args")).get("ticket") == name]
-        cleans = [one for one in own if one.get("type") == "accuracy"]
+        name = _text(ticket.get("name")) or "?"
+        cleans = [one for one in measured[name] if one["type"] == "accuracy"]
         clean = max(cleans, key=lambda one: _number(one["args"].get("samples")) or 0.0, default={})
-        robust = _headline([one for one in own if one.get("type") == "robust_accuracy"])
+        robust = _headline([one for one in measured[name] if one["type"] == "robust_accuracy"])
         rows.append(
             Listed(
                 repo=repo["id"],
-                ticket=name or "?",
+                ticket=name,
                 architecture=_text(about.get("architecture")),
                 remaining_ratio=_number(ticket.get("remaining_ratio")),
                 bytes=int(_number(ticket.get("bytes")) or 0) or None,
@@ -105,15 +107,17 @@ def _rows(repo: Mapping[str, Any]) -> list[Listed]:
     return rows or [Listed(repo=repo["id"], ticket="?")]
 
 
-def _measured(card: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the metrics of a card's model-index, each with the name of its data set."""
-    indices = map(_mapping, _sequence(card.get("model-index")))
-    results = [_mapping(result) for index in indices for result in _sequence(index.get("results"))]
-    return [
-        {**_mapping(metric), "dataset": _mapping(result.get("dataset")).get("name")}
-        for result in results
-        for metric in _sequence(result.get("metrics"))
-    ]
+def _by_ticket(model_index: Any) -> dict[str | None, list[dict[str, Any]]]:
+    """Return the metrics of a card's model-index by ticket: type, value, name, args, and the name of the data set."""
+    found: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+    for index in map(_mapping, _sequence(model_index)):
+        for result in map(_mapping, _sequence(index.get("results"))):
+            dataset = _mapping(result.get("dataset")).get("name")
+            for metric in map(_mapping, _sequence(result.get("metrics"))):
+                args = _mapping(metric.get("args"))
+                told = {key: metric.get(key) for key in ("type", "value", "name")}
+                found[_text(args.get("ticket"))].append({**told, "args": args, "dataset": dataset})
+    return found
 
 
 def _headline(metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -132,7 +136,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _sequence(value: Any) -> list[Any]:
-    return value[:10_000] if isinstance(value, list) else []
+    return value[:1000] if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str | None:

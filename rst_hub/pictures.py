@@ -51,19 +51,17 @@ def _against_eps(folder: Folder) -> dict[str, Any] | None:
     own = [(run, row) for run, row in all_measured(folder) if row.attacker != DRAWS_ONE]
     rows = [*own, *((run, row) for run in runs_of(folder, "dense") for row in run.rows)]
     lines = []
-    for name, norm in sorted(
-        dict.fromkeys((row.name, row.norm) for _, row in own if row.eps), key=lambda a: rank(a[0])
-    ):
+    attacks = dict.fromkeys((row.name, row.words, row.norm) for _, row in own if row.eps)
+    for name, words, norm in sorted(attacks, key=lambda attack: rank(attack[0])):
         for of, members in dict.fromkeys((row.of, row.members) for _, row in rows):
             whose = [(run, row) for run, row in rows if (row.of, row.members) == (of, members)]
-            points = [one for one in whose if (one[1].name, one[1].norm) == (name, norm) and one[1].eps]
+            points = [one for one in whose if (one[1].name, one[1].words, one[1].norm) == (name, words, norm)]
             if len({row.eps for _, row in points}) < (2 if members else 1):
                 continue
             points += [one for one in whose if one[1].name == "clean"]
             points.sort(key=lambda one: one[1].samples)
             chosen = {row.eps or 0.0: (run, row) for run, row in points}  # of two for one budget that of more samples
             line = [chosen[eps][1] for eps in sorted(chosen)]
-            words = "worst case" if name == "worst" else next(row.words for row in line if row.eps)
             label = {"network": of if members else f"dense {of}", "attack": words, "norm": norm, "dense": not members}
             lines.append(
                 {**label, **_line(line), **_on({folder.data(run.dataset) for run, _ in chosen.values()}, line)}
@@ -71,8 +69,8 @@ def _against_eps(folder: Folder) -> dict[str, Any] | None:
     networks = {one["network"] for one in lines if not one["dense"]}
     series = []
     for norm in dict.fromkeys(one["norm"] for one in lines):
-        attacks = list(dict.fromkeys(one["attack"] for one in lines if one["norm"] == norm and not one["dense"]))
-        few = attacks[: max(1, min(3, _MANY_LINES // max(1, len(networks))))]
+        shown = list(dict.fromkeys(one["attack"] for one in lines if one["norm"] == norm and not one["dense"]))
+        few = shown[: max(1, min(3, _MANY_LINES // max(1, len(networks))))]
         series += [one for one in lines if one["norm"] == norm and one["attack"] in few]
     return {"title": f"Accuracy under attack, {folder.name}", "series": series} if series else None
 
@@ -97,8 +95,7 @@ def _against_ratio(folder: Folder) -> dict[str, Any] | None:
     measured = [(run, row) for run, row in all_measured(folder) if not row.is_set]
     found: dict[tuple[Any, ...], dict[str, tuple[Result, Measured]]] = {}
     for run, row in sorted(measured, key=lambda one: one[1].samples):
-        words = "worst case" if row.name == "worst" else row.words
-        found.setdefault((row.name, words, row.norm, row.eps), {})[row.of] = (run, row)
+        found.setdefault((row.name, row.words, row.norm, row.eps), {})[row.of] = (run, row)
     series: list[dict[str, Any]] = []
     for (name, words, norm, eps), by_ticket in sorted(found.items(), key=lambda one: (rank(one[0][0]), one[0][3] or 0)):
         points = sorted(by_ticket.values(), key=lambda one: ratio[one[1].of])

@@ -1,29 +1,35 @@
 """push_to_hub: a folder of tickets, checked, with its card, as one commit on the Hugging Face Hub."""
 
 import hashlib
+import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import hf_raise_for_status
 
 from .card import is_rendered, write_card
 from .config import read_config
-from .errors import HubError, RstHubError, SettingsError
+from .errors import HubError, RstHubError, SettingsError, printable
 from .files import read_inside, write_files
-from .hub import REPOSITORY, check_revision, from_pretrained
+from .hub import check_revision, from_pretrained
 from .listing import LIBRARY
 from .pictures import PICTURES
+from .results import REPOSITORY
 from .ticket import Ticket, digest
 from .version import __version__
 
-_OURS = ("config.json", "card.json", "README.md", "ticket-*.safetensors", "results/*.json", *PICTURES)
+_OURS = re.compile(
+    r"config\.json|card\.json|README\.md|ticket-[^/]+\.safetensors|results/[^/.][^/]*\.json|"
+    + "|".join(map(re.escape, PICTURES))
+)
 """What a folder of tickets holds. Nothing else is sent; and of these, what the folder has no more is deleted there."""
 
 
@@ -48,11 +54,12 @@ def push_to_hub(
     folder: str | Path,
     repo_id: str,
     *,
-    private: bool = False,
+    private: bool | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     create_pr: bool = False,
     commit_message: str | None = None,
+    replace: bool = False,
 ) -> str:
     """Publish a folder of tickets and return the URL of its commit (or pull request).
 
@@ -64,24 +71,23 @@ def push_to_hub(
     Args:
         folder: as ``Ticket.save`` writes it, with ``card.json`` and ``results/`` for the card.
         repo_id: ``org/name``; made if it is not there.
-        private: make the repository private; one that is there already must be.
+        private: make the repository private (True; one that is there already must be) or public (False); None leaves
+            that to the Hub, where an organisation can have its own default.
         revision: the branch, made from main if it is not there; main when None.
         token: with the right to write; the one that is logged in when None.
         create_pr: open a pull request instead of changing the branch.
         commit_message: its first line.
+        replace: allow tickets that are there to be deleted, or to become other ones of the same name.
 
     Raises:
         TicketError, ArchitectureError: a ticket of the folder is not what was drawn.
         SettingsError: the name, the card's data, or what is on the Hub does not allow it; the message says what.
         HubError: the Hub cannot be reached or refuses it.
     """
-    check_revision(revision)
-    with _prepared(Path(folder), repo_id) as files:
+    with _prepared(Path(folder), repo_id, revision) as files:
         plan = _compare(files, repo_id, revision, token)
         api = _api(token)
-        _check_visible(plan, private)
-        if plan.exists and not create_pr:
-            _check_card_there(api, plan)
+        _check_allowed(api, plan, private, create_pr, replace)
         with _hub_says(f"{repo_id} cannot be made ready"):
             if not plan.exists:
                 api.create_repo(repo_id, private=private, exist_ok=True)
@@ -89,30 +95,43 @@ def push_to_hub(
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
         if not (plan.exists and plan.branch_exists):
             plan = _compare(files, repo_id, revision, token)
+            _check_allowed(api, plan, private, create_pr, replace)  # somebody may have been quicker
         url = _published(api, plan, create_pr) or _commit(api, plan, revision, create_pr, commit_message)
         card = {Path(folder) / name: content for name, content in files.items() if _of_card(name)}
-        write_files({path: content for path, content in card.items() if _read(path) != content})
+        try:
+            write_files({path: content for path, content in card.items() if _read(path) != content})
+        except OSError as error:
+            raise SettingsError(f"published as {url}, but the card in {folder} cannot be written: {error}") from error
         return url
 
 
 def plan_push(
-    folder: str | Path, repo_id: str, *, revision: str | None = None, token: str | bool | None = None
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    create_pr: bool = False,
+    replace: bool = False,
 ) -> Push:
     """Return what :func:`push_to_hub` would do, after the same checks; nothing is sent, nothing written."""
-    check_revision(revision)
-    with _prepared(Path(folder), repo_id) as files:
-        return _compare(files, repo_id, revision, token)
+    with _prepared(Path(folder), repo_id, revision) as files:
+        plan = _compare(files, repo_id, revision, token)
+        _check_allowed(_api(token), plan, private, create_pr, replace)
+        return plan
 
 
 @contextmanager
-def _prepared(folder: Path, repo_id: str) -> Iterator[dict[str, bytes]]:
+def _prepared(folder: Path, repo_id: str, revision: str | None) -> Iterator[dict[str, bytes]]:
     """Yield the files of a folder by path, verified, with a fresh card; the folder itself is left alone."""
-    found = REPOSITORY.fullmatch(repo_id)
-    if found is None or found["repo"] != repo_id:
-        raise SettingsError(f"{repo_id[:200]!r} is not the name of a repository: give org/name")
+    check_revision(revision)
+    if not isinstance(repo_id, str) or not REPOSITORY.fullmatch(repo_id):
+        raise SettingsError(f"{str(repo_id)[:200]!r} is not the name of a repository: give org/name")
     listed = ["config.json", *(entry["file"] for entry in read_config(folder)["rst"]["tickets"])]
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / repo_id.partition("/")[2]
+        copy = Path(scratch) / "folder"
+        copy.mkdir()
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
             if name in listed or (_is_ours(name) and not name.startswith("ticket-")):
@@ -185,7 +204,7 @@ def _commit(api: HfApi, plan: Push, revision: str | None, create_pr: bool, messa
         there = _digests(api, plan.repo_id, made.oid)
     wrong = [name for name, content in plan.files.items() if not _is_same(content, there.get(name))]
     if wrong:
-        raise HubError(f"{made.commit_url} was made, but holds other bytes in {wrong[:3]}: push again")
+        raise HubError(f"{made.commit_url} was made without {wrong[:3]} as they are: is there a .gitignore?")
     return str(made.pr_url or made.commit_url)
 
 
@@ -203,25 +222,58 @@ def _published(api: HfApi, plan: Push, create_pr: bool) -> str | None:
     return None
 
 
-def _check_visible(plan: Push, private: bool) -> None:
-    if private and plan.exists and not plan.private:
-        raise SettingsError(f"{plan.repo_id} is there and public: make it private in its settings first, then push")
-
-
-def _check_card_there(api: HfApi, plan: Push) -> None:
-    """Raise SettingsError if the push would overwrite a card that somebody wrote on the Hub."""
-    if "README.md" not in plan.changed or plan.parent is None:
+def _check_allowed(api: HfApi, plan: Push, private: bool | None, create_pr: bool, replace: bool) -> None:
+    """Raise SettingsError, before anything is sent, for what a push must not do to what is there."""
+    where = plan.repo_id
+    _check_metadata(api, plan.files["README.md"])
+    if create_pr and not (plan.exists and plan.branch_exists):
+        raise SettingsError(f"{where} or its branch is not there, so there is nothing to open a pull request for")
+    if not plan.exists:
         return
-    with _hub_says(f"the card of {plan.repo_id} cannot be read"):
-        if "README.md" not in _digests(api, plan.repo_id, plan.parent):
-            return
-        text = Path(api.hf_hub_download(plan.repo_id, "README.md", revision=plan.parent)).read_text(encoding="utf-8")
-    body = text.split("\n---", 1)[1] if text.startswith("---\n") and "\n---" in text else text
-    if body.strip("- \n") and not is_rendered(text):  # a front matter alone is what the Hub writes for a new repository
+    if private and not plan.private:
+        raise SettingsError(f"{where} is there and public: make it private in its settings first, then push")
+    if create_pr:
+        return
+    present = _digests(api, where, str(plan.parent)) if plan.changed or plan.deleted else {}
+    lost = [name for name in (*plan.changed, *plan.deleted) if name.startswith("ticket-") and name in present]
+    if lost and not replace:
         raise SettingsError(
-            f"README.md of {plan.repo_id} was written by hand: move its words to the notes of card.json and delete it "
-            "there, or open a pull request (create_pr, --create-pr)"
+            f"{where} has {', '.join(map(printable, lost[:5]))}, which this would delete or change: take them into the "
+            "folder, choose another name, or allow it (replace, --replace)"
         )
+    if "config.json" in plan.changed and "config.json" in present and not _is_tickets(_there(api, plan, "config.json")):
+        raise SettingsError(f"{where} holds another kind of model: its config.json is no ticket's. Choose another name")
+    if "README.md" in plan.changed and "README.md" in present:
+        text = _there(api, plan, "README.md").decode(errors="replace")
+        body = text.split("\n---", 1)[1] if text.startswith("---\n") and "\n---" in text else text
+        if body.strip("- \n") and not is_rendered(text):  # front matter alone is what the Hub writes into a new one
+            raise SettingsError(
+                f"README.md of {where} was written by hand: move its words to the notes of card.json and delete it "
+                "there, or open a pull request (create_pr, --create-pr)"
+            )
+
+
+def _check_metadata(api: HfApi, readme: bytes) -> None:
+    """Raise SettingsError if the Hub would not take the card's metadata; asked before a repository is made for it."""
+    with _hub_says("the card cannot be checked"):
+        asked = {"repoType": "model", "content": readme.decode()}
+        answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked, timeout=30)
+        if answer.status_code == 400:
+            raise SettingsError(f"the Hub refuses the card's metadata, see card.json: {printable(answer.text, 1000)}")
+        hf_raise_for_status(answer)
+
+
+def _there(api: HfApi, plan: Push, name: str) -> bytes:
+    """Return a file of the commit that was compared with."""
+    with _hub_says(f"{name} of {plan.repo_id} cannot be read"):
+        return Path(api.hf_hub_download(plan.repo_id, name, revision=plan.parent)).read_bytes()
+
+
+def _is_tickets(config: bytes) -> bool:
+    try:
+        return bool(json.loads(config)["architecture"] == "rst")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _digests(api: HfApi, repo_id: str, revision: str) -> dict[str, tuple[str, str]]:
@@ -241,7 +293,7 @@ def _is_same(content: bytes, there: tuple[str, str] | None) -> bool:
 
 
 def _is_ours(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in _OURS)
+    return _OURS.fullmatch(name) is not None
 
 
 def _of_card(name: str) -> bool:

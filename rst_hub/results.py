@@ -18,12 +18,13 @@ from .config import read_config
 from .errors import RstHubError, SettingsError, TicketError, nearest
 from .evaluate import interval
 from .files import read_inside, strict_json
-from .wording import plain
+from .wording import and_last, plain
 
 KNOWS_ALL, DRAWS_ONE = "all members, expectation over them", "one member drawn at random"
 """What the attacker of an R2S does, in the words of paper.json."""
 
-REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}")
+REPOSITORY = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
+"""The Hub's rule for org/name: no part begins or ends with "-" or ".", and neither stands twice in a row."""
 
 _ABOUT: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "repo_id": ("a name on the Hub, org/name", lambda v: _is_repository(v)),
@@ -131,7 +132,7 @@ def read_results(folder: str | Path) -> dict[str, Result]:
     """
     folder = Path(folder)
     config = read_config(folder)
-    paths = sorted((folder / "results").glob("*.json"))
+    paths = sorted((folder / "results").glob("[!.]*.json"))
     return {path.name: read_result(path, path, config) for path in paths}
 
 
@@ -171,10 +172,13 @@ def _read_benchmark(said: dict[str, Any], content: bytes, config: Mapping[str, A
         limits = {"norm": _norm(attack["norm"]), "eps": _size(attack["eps_over_255"]), "settings": attack}
         named = {"name": _text(attack["name"]), "words": in_words(attack), "remark": _remark(found)}
         rows.append(_measured(found, **whose, **limits, **named))
+    called = {found["key"]: in_words(found["attack"]) for found in said["attacks"]}
     for found in said["worst_case"]:
         attacks = [_text(key) for key in found["attacks"]]
+        words = [called.get(key, plain(key, 60)) for key in attacks]
+        several = and_last(words) if len(words) < 5 else f"{len(words)} attacks: {and_last(words)}"
         limits = {"norm": _norm(found["norm"]), "eps": _size(found["eps_over_255"]), "settings": {"of": attacks}}
-        worst = _measured(found, name="worst", words=f"worst case of {len(attacks)} attacks", **whose, **limits)
+        worst = _measured(found, name="worst", words=f"worst of {several}", **whose, **limits)
         rows += [worst] if len(attacks) > 1 else []  # that of one attack is the attack's own row again
     for check in said["flags"]["checks"]:
         _text(check["check"]), _text(check["found"]), {True: "", False: "", None: ""}[check["passed"]]

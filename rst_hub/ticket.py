@@ -103,7 +103,9 @@ class Ticket:
             raise SettingsError("a ticket can only be drawn from a model of rst_hub.create_model with the same Init")
         name = f"r{popup.remaining_ratio:g}" if name is None else name
         if not TICKET_NAME.fullmatch(name):
-            raise SettingsError(f"ticket name {name!r}: use letters, digits, '.', '_' and '-', 64 at most")
+            raise SettingsError(
+                f"ticket name {name!r}: use letters, digits, '.', '_' and '-', 64 at most, a letter first"
+            )
         popup.apply()
         tensors = {key: value.detach().cpu().clone() for key, value in popup.model.state_dict().items()}
         ticket = cls(

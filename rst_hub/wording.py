@@ -21,6 +21,8 @@ def escaped(value: Any) -> str:
         return str(value)
     text = plain(value, 2000).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*_{}\[\]|~$#])", r"\\\1", text)
+    # pages make links of bare addresses and of @names
+    text = text.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
     text = re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", text)  # a line that starts so would be a list
     return re.sub(r"^([-+=])", r"\\\1", text)
 

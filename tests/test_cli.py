@@ -56,7 +56,7 @@ def test_what_is_wrong_goes_to_stderr_and_the_status(folder, capsys):
     (folder / "config.json").write_text("{}")
     for command in ("info", "verify", "card"):
         assert main([command, str(folder)]) == 2
-        assert "config.json is not a ticket's config" in capsys.readouterr().err
+        assert "config.json is another kind of model's" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["infos", str(folder)])
 
@@ -126,6 +126,11 @@ def test_list_is_a_table_and_obeys_no_control_characters(folder, hub, capsys):
     add_commit("org/evil", folder)
     assert main(["list", "--search", "evil"]) == 0
     assert "\x1b" not in capsys.readouterr().out
+    forged = "x\\norg/good  r0.05  resnet50  0.05  1  digits  99.00  98.00  PGD"
+    (folder / "README.md").write_text(f'---\nlibrary_name: rst-hub\nrst: {{tickets: [{{name: "{forged}"}}]}}\n---\n')
+    add_commit("org/evil", folder)
+    assert main(["list", "--search", "evil"]) == 0
+    assert not any(line.startswith("org/good") for line in capsys.readouterr().out.splitlines())
     for options in (["--author", "nobody"], ["--limit", "0"]):
         assert main(["list", *options]) == 0
         assert "0 tickets" in capsys.readouterr().out

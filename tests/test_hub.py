@@ -130,7 +130,8 @@ def test_what_the_hub_cannot_give_is_an_error(repo, tmp_path):
         ("org/other", {}, "no whole ticket repository"),
         ("org/rst-test", {}, "choose one of r0.05, r0.1"),
         ("org/rst-test", {"cache_dir": tmp_path / "cache", "local_files_only": True}, "not in the cache"),
-        ("org/rst..test", {}, "cannot be downloaded"),
+        ("org/rst..test", {}, "neither a ticket folder"),
+        ("./absent", {}, "neither a ticket folder"),
         ("rst-test", {}, "neither a ticket folder"),
     ]
     for name, arguments, message in cases:
@@ -333,3 +334,40 @@ def test_look_downloads_no_ticket(repo, cache):
     assert (config, sizes) == look(folder)
     assert sizes == {path.name: path.stat().st_size for path in folder.glob("ticket-*")}
     assert look("org/rst-test", cache_dir=cache, local_files_only=True) == (config, {})
+
+
+def test_an_ordinary_models_repository_is_said_to_be_one(tmp_path, cache):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+    add_commit("org/bert", tmp_path / "bert")
+    REQUESTS.clear()
+    with pytest.raises(TicketError, match="another kind of model's"):
+        rst_hub.from_pretrained("org/bert", cache_dir=cache)
+    assert sum(request.startswith("GET") for request in REQUESTS) == 1
+
+
+def test_a_missing_repository_with_nothing_near_names_none(cache):
+    with pytest.raises(HubError) as refusal:
+        rst_hub.from_pretrained("nobody/xyz", cache_dir=cache)
+    assert str(refusal.value).endswith(("give a token.", "No known name is near it."))
+
+
+def test_a_folder_has_no_revisions(repo):
+    with pytest.raises(SettingsError, match="without revisions"):
+        rst_hub.from_pretrained(repo[0], ticket="r0.1", revision="main")
+
+
+def test_a_snapshot_in_the_cache_is_a_folder_too(repo, cache, monkeypatch):
+    expected = rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache)
+    (snapshot,) = cache.glob("models--*/snapshots/*")
+    assert same(rst_hub.from_pretrained(snapshot, ticket="r0.1"), expected)
+    monkeypatch.chdir(snapshot)
+    assert same(rst_hub.from_pretrained(".", ticket="r0.1"), expected)
+
+
+def test_look_needs_no_hub_for_what_is_cached(repo, cache, monkeypatch):
+    config, _ = look("org/rst-test", cache_dir=cache)
+    FAULTS.extend([Fault("HEAD", "", "drop", times=50), Fault("GET", "", "drop", times=50)])
+    found = look("org/rst-test", revision=repo[2], cache_dir=cache)
+    FAULTS.clear()
+    assert found == (config, {})

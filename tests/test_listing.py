@@ -88,12 +88,13 @@ def test_a_card_of_nonsense_hides_no_other(tmp_path):
         {"rst": RST, "model-index": index(metric("robust_accuracy", "high", "x", eps_over_255=[1]))},
         {"rst": RST, "model-index": index(metric("robust_accuracy", 10**30, "x", eps_over_255=8))},
         {"tags": [{"a": 1}]},
+        {"rst": {"tickets": [{}]}, "model-index": [{"results": [{"metrics": [{"type": "accuracy", "value": 1}]}]}]},
     )
     for number, card in enumerate(nonsense):
         add(tmp_path, f"org/rst-{number}", card)
     add(tmp_path, "org/rst-good", {"rst": RST, "model-index": index(metric("accuracy", 50.0, "clean"))})
     rows = rst_hub.list_models()
-    assert {row.repo for row in rows} == {f"org/rst-{number}" for number in range(8)} | {"org/rst-good"}
+    assert {row.repo for row in rows} == {f"org/rst-{number}" for number in range(9)} | {"org/rst-good"}
     assert [row.clean_accuracy for row in rows if row.repo == "org/rst-good"] == [50.0]
     assert all(row.robust_accuracy is None for row in rows)
     json.dumps([vars(row) for row in rows], allow_nan=False)

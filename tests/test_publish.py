@@ -30,7 +30,7 @@ def commits(repo="org/rst-x"):
 
 
 def writes():
-    return [request for request in REQUESTS if not request.startswith(("GET", "HEAD"))]
+    return [request for request in REQUESTS if not request.startswith(("GET", "HEAD", "POST /api/validate-yaml"))]
 
 
 def content(folder):
@@ -135,9 +135,12 @@ def test_a_ticket_that_is_gone_here_is_deleted_there_and_a_strangers_file_stays(
     alone = tmp_path / "alone"
     rst_hub.Ticket.load(folder, "r0.1").save(alone)
     (alone / "notes.txt").write_text("not to be sent")
-    plan = plan_push(alone, "org/rst-x", token=WRITER)
+    for refused in (push, lambda *arguments: plan_push(*arguments, token=WRITER)):
+        with pytest.raises(SettingsError, match=r"ticket-r0\.2\.safetensors, which this would delete or change"):
+            refused(alone, "org/rst-x")
+    plan = plan_push(alone, "org/rst-x", token=WRITER, replace=True)
     assert plan.deleted == ("ticket-r0.2.safetensors",)
-    push(alone)
+    push(alone, replace=True)
     names = set(files_of("org/rst-x"))
     assert "ticket-r0.2.safetensors" not in names
     assert "LICENSE" in names
@@ -189,7 +192,7 @@ def test_who_may_not_write_is_told_what_to_do(folder):
         with pytest.raises(HubError, match=message):
             push(folder, token=token)
     assert REPOS == {}
-    for name in ("rst-x", "hf://org/rst-x", "org/rst-x@main", "a/b/c", ""):
+    for name in ("rst-x", "hf://org/rst-x", "org/rst-x@main", "a/b/c", "", "org/..", "../..", "org/a--b", "org/x."):
         with pytest.raises(SettingsError, match="not the name of a repository"):
             push(folder, name)
     assert content(folder) == before
@@ -279,3 +282,52 @@ def test_a_published_folder_passes_the_hubs_checks(name, tmp_path):
     rows = rst_hub.list_models()
     assert {row.ticket for row in rows} == {path.stem.removeprefix("ticket-") for path in folder.glob("ticket-*")}
     assert all(row.dataset == "digits" and row.clean_accuracy > 98 and row.robust_accuracy > 90 for row in rows)
+
+
+def test_another_ticket_of_the_same_name_needs_a_word(folder, tmp_path):
+    push(folder)
+    other = rst_hub.Ticket.draw(make_popup(init=rst_hub.Init(1))).save(tmp_path / "other")
+    with pytest.raises(SettingsError, match=r"ticket-r0\.1\.safetensors, which this would delete or change"):
+        push(other)
+    push(other, replace=True)
+    assert files_of("org/rst-x")["ticket-r0.1.safetensors"] == (other / "ticket-r0.1.safetensors").read_bytes()
+
+
+def test_only_what_belongs_is_sent(folder):
+    for name in ("results/private/secret.json", "results/.hidden.json", ".env", "ticket-notes.txt", "a/config.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("no JSON")
+    push(folder)
+    there = set(files_of("org/rst-x")) - {".gitattributes"}
+    assert there == {"README.md", "card.json", "config.json", "ticket-r0.1.safetensors"}
+
+
+def test_another_kind_of_model_is_not_overwritten(folder, tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["Bert"]}')
+    add_commit("org/bert", tmp_path / "bert")
+    with pytest.raises(SettingsError, match="another kind of model"):
+        push(folder, "org/bert")
+    assert set(files_of("org/bert")) == {"config.json"}
+
+
+def test_nothing_is_made_for_what_the_hub_would_refuse(folder):
+    with pytest.raises(SettingsError, match="nothing to open a pull request for"):
+        push(folder, create_pr=True)
+    FAULTS.extend([Fault("POST", "/api/validate-yaml", 400, times=2)])
+    for refused in (push, lambda *arguments: plan_push(*arguments, token=WRITER)):
+        with pytest.raises(SettingsError, match="the Hub refuses the card's metadata"):
+            refused(folder, "org/rst-x")
+    assert REPOS == {}
+
+
+def test_a_folder_that_cannot_be_written_says_that_it_is_published(folder, monkeypatch):
+    from rst_hub import publish
+
+    def fail(contents):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(publish, "write_files", fail)
+    with pytest.raises(SettingsError, match=r"published as http.*read-only"):
+        push(folder)
+    assert "README.md" in files_of("org/rst-x")
