@@ -62,12 +62,16 @@ def to_json(config: Mapping[str, Any]) -> bytes:
     """Return config.json's bytes.
 
     Raises:
-        SettingsError: something in it (the provenance, that is) is not JSON.
+        SettingsError: something in it (the provenance, that is) is not JSON that :func:`read_config` would read.
     """
     try:
-        return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
-    except (TypeError, ValueError) as error:
+        content = (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+        strict_json(content)
+    except (TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"the provenance of a ticket must be JSON without NaN and infinity: {error}") from error
+    if len(content) > MAX_CONFIG_BYTES:
+        raise SettingsError(f"config.json would have {len(content):,} bytes, {MAX_CONFIG_BYTES:,} are the most")
+    return content
 
 
 def read_config(folder: Path) -> dict[str, Any]:

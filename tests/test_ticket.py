@@ -16,7 +16,7 @@ from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model, from_pret
 from rst_hub.bits import encode_mask
 from rst_hub.config import config_digest
 from rst_hub.errors import ArchitectureError, SettingsError, TicketError
-from rst_hub.ticket import digest
+from rst_hub.ticket import digest, weights_digest
 from rst_hub.weights import DISTRIBUTIONS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -395,9 +395,13 @@ def test_a_model_that_was_changed_is_not_drawn():
 
 def test_a_provenance_that_is_not_json_leaves_the_folder_as_it_was(ticket, folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for provenance in ({"accuracy": float("nan")}, {"model": object()}):
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    refused = ({"accuracy": float("nan")}, {"model": object()}, {"a": "\ud800"}, {1: "a", "1": "b"}, {"a": deep})
+    for provenance in (*refused, {"long": "x" * 5_000_000}, {"many": [[] for _ in range(100_001)]}):
         bad = dataclasses.replace(Ticket.draw(make_popup(remaining_ratio=0.2)), provenance=provenance)
-        with pytest.raises(SettingsError, match="must be JSON"):
+        with pytest.raises(SettingsError, match=r"must be JSON|config\.json would have"):
             bad.save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -428,3 +432,32 @@ def test_golden_tickets_load_for_ever():
         assert digest(state, state) == expected
         loaded += 1
     assert loaded == 3
+
+
+def test_the_weights_digest_sees_every_change_and_nothing_else():
+    def of(tensor, name="w"):
+        return weights_digest({name: tensor, "other": torch.zeros(3)}, [name])
+
+    signs = torch.arange(70_000) % 7 % 2  # more than two blocks of 32 x 512 words of 8 bytes, and a rest
+    weights = (signs.float() * 2 - 1) * 0.25
+    whole = of(weights)
+    assert whole == "403c73eb63c82a26d8f5e959b38521bc3b57307666e2fbf71e776f72ef89f510"  # part of the format
+    assert of(weights.view(7, 10_000).t().contiguous().t().reshape(-1)) == whole
+    changed = 0
+    for position in (0, 1, 1023, 1024, 32_767, 32_768, 65_535, 65_536, 69_999):
+        for change in (torch.neg, torch.zeros_like, lambda value: torch.nextafter(value, torch.ones(()))):
+            other = weights.clone()
+            other[position] = change(other[position])
+            assert of(other) != whole
+            changed += 1
+    for one, two in ((0, 1), (0, 1024), (3, 32_768), (1024, 40_000), (65_536, 65_537), (5, 69_999)):
+        other = weights.clone()
+        other[one], other[two] = 0.5, -0.5
+        swapped = other.clone()
+        swapped[one], swapped[two] = -0.5, 0.5
+        assert of(swapped) != of(other)
+        changed += 1
+    assert changed == 33
+    assert of(weights.view(700, 100)) != whole
+    assert of(weights, "v") != whole
+    assert of(weights.double()) != whole
