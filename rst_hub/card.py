@@ -21,7 +21,7 @@ from .errors import SettingsError
 from .files import write_files
 from .gathered import Folder, all_measured, gather, of_set, of_ticket, rank, runs_of
 from .paper import compared, paper
-from .pictures import DRAW, PICTURES, to_draw
+from .pictures import DRAW, PICTURES, picture_digest, to_draw
 from .results import (
     REPOSITORY,
     Measured,
@@ -104,7 +104,9 @@ def write_card(
     if about is not None:
         contents[folder / "card.json"] = (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()
     rendered = _rendered(gather(folder, config, said, placed))
-    contents |= {folder / name: content for name, content in sorted(rendered.items(), reverse=True)}
+    # another matplotlib draws the same numbers in other bytes: such a picture stays as it is
+    new = {name: content for name, content in rendered.items() if not _is_drawn(folder / name, content)}
+    contents |= {folder / name: content for name, content in sorted(new.items(), reverse=True)}
     try:
         if placed:
             (folder / "results").mkdir(exist_ok=True)
@@ -115,6 +117,16 @@ def write_card(
     except OSError as error:
         raise SettingsError(f"{folder} cannot be written: {error}") from error
     return list(contents)
+
+
+def _is_drawn(path: Path, picture: bytes) -> bool:
+    """Say whether this file is a picture of the same numbers as ``picture``."""
+    if path.name not in DRAW or not path.is_file():
+        return False
+    try:
+        return picture_digest(path.read_bytes()) == picture_digest(picture)
+    except (SettingsError, OSError):
+        return False
 
 
 def is_rendered(text: str) -> bool:

@@ -1,4 +1,6 @@
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from ticket_results import network, put, result, transfer
 
 from rst_hub.card import render, write_card
@@ -47,3 +49,20 @@ def test_matplotlib_is_asked_for_only_where_there_is_something_to_draw(folder, t
     write_card(folder, [put(tmp_path / "a.json", result("ticket", network(folder)))])
     with pytest.raises(SettingsError, match=r'pip install "rst-hub\[plots\]"'):
         write_card(folder, [put(tmp_path / "b.json", result("ticket", network(folder), eps=(4, 8)))])
+
+
+def test_a_picture_of_the_same_numbers_stays_as_it_is(folder, tmp_path):
+    about = network(folder)
+    put(tmp_path / "one.json", result("ticket", about, attacks=("pgd20",), eps=(4, 8)))
+    write_card(folder, [tmp_path / "one.json"])
+    path = folder / "robust_accuracy.png"
+    with Image.open(path) as image:  # the same numbers, in other bytes
+        info = PngInfo()
+        info.add_text("Description", image.info["Description"])
+        image.resize((20, 20)).save(path, pnginfo=info)
+    other = path.read_bytes()
+    assert path not in write_card(folder)
+    assert path.read_bytes() == other
+    put(tmp_path / "two.json", result("ticket", about, attacks=("pgd20",), eps=(4, 8, 16)))
+    assert path in write_card(folder, [tmp_path / "two.json"])
+    assert path.read_bytes() != other
