@@ -1,6 +1,7 @@
 """The command ``rst-hub``: what is on the Hub and in a folder, checked, exported, described, published."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     }
     try:
         run[options.pop("command")](**options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, head say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (RstHubError, OSError) as error:  # OSError: a path that cannot be one
         print(f"error: {_plain(error)}", file=sys.stderr)
         return 2

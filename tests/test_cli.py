@@ -65,6 +65,14 @@ def test_it_runs_as_a_program(folder):
     command = [sys.executable, "-m", "rst_hub.cli", "verify", str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert "verified: 1 of 1" in run.stdout
+    piped = subprocess.run(
+        ["bash", "-c", '"$@" | true; exit "${PIPESTATUS[0]}"', "bash", *command],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=True,
+    )
+    assert piped.stderr == ""
 
 
 def test_export_writes_a_dense_checkpoint(folder, tmp_path, monkeypatch, capsys):
