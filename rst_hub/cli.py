@@ -167,7 +167,7 @@ def push(
         print(f"  {word} {len(content):>12,} bytes  {name}")
     for name in plan.deleted:
         print(_plain(f"  delete {'':>12}        {name}"))
-    print(f"every ticket was loaded and compared; nothing was sent, nothing written to {folder}")
+    print("every ticket was loaded and compared; nothing was sent")
 
 
 def list_tickets(author: str | None, search: str | None, limit: int) -> None:

@@ -39,9 +39,10 @@ def read_inside(folder: Path, name: str, limit: int) -> bytes:
     """
     folder = folder.resolve()
     path = (folder / name).resolve()
-    # In the cache, snapshots/<commit>/<name> is a link to blobs/<ETag>.
-    is_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
-    homes = [folder, folder.parent.parent / "blobs"] if is_cache else [folder]
+    homes = [folder]
+    if is_snapshot(folder):
+        # snapshots/<commit>/<name> is a link to blobs/<ETag>, and that, with Xet, one to the store of all repositories
+        homes += [folder.parent.parent / "blobs", folder.parent.parent.parent / "blobs"]
     if not any(home.resolve() in path.parents for home in homes):
         raise ValueError(f"{name} is a link to a file outside of its folder")
     if not path.is_file():
@@ -53,6 +54,12 @@ def read_inside(folder: Path, name: str, limit: int) -> bytes:
     if len(content) > limit:  # it has grown since, or does not know its size
         raise ValueError(f"{name} is too large: more than {limit:,} bytes")
     return content
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Say whether a folder is a snapshot in the Hub's cache: models--<org>--<name>/snapshots/<commit>."""
+    above = folder.resolve().parent
+    return above.name == "snapshots" and above.parent.name.startswith("models--")
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

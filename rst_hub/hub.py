@@ -5,6 +5,7 @@ them larger than the architecture allows, all of one commit, and each is checked
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -210,14 +211,18 @@ def _source(
     """Return what a name means, before anything is asked or read."""
     if not isinstance(repo_or_folder, str | Path):
         raise SettingsError(f"{repo_or_folder!r} is neither the path of a folder nor a repository's name")
+    if str(repo_or_folder).startswith("~"):
+        repo_or_folder = Path(repo_or_folder).expanduser()
     if _is_folder(repo_or_folder):
         if revision is not None:
             raise SettingsError(f"{repo_or_folder} is a folder here, without revisions: hf://org/name is on the Hub")
         return _Source(Path(repo_or_folder))
-    found = _NAMED.fullmatch(str(repo_or_folder))
+    name = repo_or_folder.as_posix() if isinstance(repo_or_folder, Path) else repo_or_folder.removesuffix("/")
+    found = _NAMED.fullmatch(name)
     if found is None or not REPOSITORY.fullmatch(found["repo"]):
         raise TicketError(
-            f"{str(repo_or_folder)[:300]} is neither a ticket folder here nor a repository's name, org/name"
+            f"{str(repo_or_folder)[:300]} is neither a ticket folder here nor a repository's name: give the path of a "
+            "folder that is there, or org/name, without the Hub's address"
         )
     if found["revision"] and revision not in (None, found["revision"]):
         raise SettingsError(f"{repo_or_folder} and revision={revision!r} name two revisions: give one")
@@ -262,7 +267,7 @@ def _once(source: _Source, use: Callable[[Path, dict[str, Any], _Source], _Found
 
 def _is_as_sent(path: Path) -> bool:
     """Say whether a file of the Hub's cache has the digest that it is named by there, where it is named by one."""
-    named, content = path.resolve().name, path.read_bytes()
+    named, content = Path(os.readlink(path) if path.is_symlink() else path).name, path.read_bytes()
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", named):
         return True
     as_git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
@@ -282,10 +287,11 @@ def _load(folder: Path, config: Mapping[str, Any], entry: Mapping[str, Any], sou
 
 def _download(source: _Source, file: str, limit: int) -> Path:
     """Return the path of one file in the Hub's cache, downloaded if it is not there and not too large."""
+    cache = Path(source.cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
     options: dict[str, Any] = {
         "revision": source.revision,
         "token": source.token,
-        "cache_dir": source.cache_dir,
+        "cache_dir": cache,
         "local_files_only": source.local_files_only,
         "force_download": source.force_download,
         "library_name": LIBRARY,
@@ -299,7 +305,7 @@ def _download(source: _Source, file: str, limit: int) -> Path:
             f"{file} of {source} has {there.file_size:,} bytes, more than a ticket's can have ({limit:,}): it is not "
             "downloaded"
         )
-    known = try_to_load_from_cache(source.repo, file, source.cache_dir, source.revision)
+    known = try_to_load_from_cache(source.repo, file, cache, source.revision)
     if not there.will_download and known == there.local_path:
         return Path(there.local_path)
     with _hub_errors(source, file):

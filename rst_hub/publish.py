@@ -18,7 +18,7 @@ from huggingface_hub.utils import hf_raise_for_status
 from .card import is_rendered, write_card
 from .config import read_config
 from .errors import HubError, RstHubError, SettingsError, printable
-from .files import read_inside, write_files
+from .files import is_snapshot, read_inside, write_files
 from .hub import check_revision, from_pretrained
 from .listing import LIBRARY
 from .pictures import PICTURES
@@ -71,11 +71,11 @@ def push_to_hub(
     Args:
         folder: as ``Ticket.save`` writes it, with ``card.json`` and ``results/`` for the card.
         repo_id: ``org/name``; made if it is not there.
-        private: make the repository private (True; one that is there already must be) or public (False); None leaves
-            that to the Hub, where an organisation can have its own default.
+        private: how to make a repository that is not there: private (True; one that is there must be, too), public
+            (False), or as the Hub or its organisation has it by default (None).
         revision: the branch, made from main if it is not there; main when None.
         token: with the right to write; the one that is logged in when None.
-        create_pr: open a pull request instead of changing the branch.
+        create_pr: open a pull request against the branch instead of changing it.
         commit_message: its first line.
         replace: allow tickets that are there to be deleted, or to become other ones of the same name.
 
@@ -96,7 +96,7 @@ def push_to_hub(
         if not (plan.exists and plan.branch_exists):
             plan = _compare(files, repo_id, revision, token)
             _check_allowed(api, plan, private, create_pr, replace)  # somebody may have been quicker
-        url = _published(api, plan, create_pr) or _commit(api, plan, revision, create_pr, commit_message)
+        url = _published(api, plan, revision, create_pr) or _commit(api, plan, revision, create_pr, commit_message)
         card = {Path(folder) / name: content for name, content in files.items() if _of_card(name)}
         try:
             write_files({path: content for path, content in card.items() if _read(path) != content})
@@ -129,6 +129,10 @@ def _prepared(folder: Path, repo_id: str, revision: str | None) -> Iterator[dict
     if not isinstance(repo_id, str) or not REPOSITORY.fullmatch(repo_id):
         raise SettingsError(f"{str(repo_id)[:200]!r} is not the name of a repository: give org/name")
     listed = ["config.json", *(entry["file"] for entry in read_config(folder)["rst"]["tickets"])]
+    if (folder / "results").is_symlink():
+        raise SettingsError(f"{folder}/results is a link, and links are not published: put the files there")
+    if is_snapshot(folder):
+        raise SettingsError(f"{folder} is in the Hub's cache, which is not to be changed: copy it, and push the copy")
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "folder"
         copy.mkdir()
@@ -195,7 +199,11 @@ def _commit(api: HfApi, plan: Push, revision: str | None, create_pr: bool, messa
     except Exception as error:
         refused = isinstance(error, HfHubHTTPError) and 400 <= error.response.status_code < 500
         if not refused:  # it may have been made all the same
-            found = _published(api, _compare(plan.files, plan.repo_id, revision, api.token), create_pr)
+            try:
+                now = _compare(plan.files, plan.repo_id, revision, api.token)
+                found = _published(api, now, revision, create_pr)
+            except HubError as lost:
+                raise HubError(f"whether {plan.repo_id} was published is not known, push again: {lost}") from error
             if found is not None:
                 return found
         with _hub_says(f"nothing was published to {plan.repo_id}"):
@@ -208,16 +216,17 @@ def _commit(api: HfApi, plan: Push, revision: str | None, create_pr: bool, messa
     return str(made.pr_url or made.commit_url)
 
 
-def _published(api: HfApi, plan: Push, create_pr: bool) -> str | None:
+def _published(api: HfApi, plan: Push, revision: str | None, create_pr: bool) -> str | None:
     """Return the URL of what holds the folder already: the branch, or an open pull request; None if nothing does."""
     if not plan.changed and not plan.deleted:
         return f"{api.endpoint}/{plan.repo_id}/commit/{plan.parent}"
-    if not create_pr:
+    if not create_pr or revision is not None:  # an open request does not say here which branch it is for
         return None
     with _hub_says(f"the pull requests of {plan.repo_id} cannot be read"):
         for request in api.get_repo_discussions(plan.repo_id, discussion_type="pull_request", discussion_status="open"):
             there = _digests(api, plan.repo_id, f"refs/pr/{request.num}")
-            if all(_is_same(content, there.get(name)) for name, content in plan.files.items()):
+            is_whole = all(_is_same(content, there.get(name)) for name, content in plan.files.items())
+            if is_whole and not any(name in there for name in plan.deleted):
                 return f"{api.endpoint}/{plan.repo_id}/discussions/{request.num}"
     return None
 
@@ -232,15 +241,25 @@ def _check_allowed(api: HfApi, plan: Push, private: bool | None, create_pr: bool
         return
     if private and not plan.private:
         raise SettingsError(f"{where} is there and public: make it private in its settings first, then push")
-    if create_pr:
-        return
-    present = _digests(api, where, str(plan.parent)) if plan.changed or plan.deleted else {}
+    if not create_pr and (plan.changed or plan.deleted):
+        _check_loss(api, plan, replace)
+
+
+def _check_loss(api: HfApi, plan: Push, replace: bool) -> None:
+    """Raise SettingsError for a push that would lose what somebody published or wrote there."""
+    where, present = plan.repo_id, _digests(api, plan.repo_id, str(plan.parent))
     lost = [name for name in (*plan.changed, *plan.deleted) if name.startswith("ticket-") and name in present]
     if lost and not replace:
         raise SettingsError(
             f"{where} has {', '.join(map(printable, lost[:5]))}, which this would delete or change: take them into the "
             "folder, choose another name, or allow it (replace, --replace)"
         )
+    if "config.json" not in present and not replace and any(_is_ours(n) and n != "README.md" for n in present):
+        raise SettingsError(f"{where} has no config.json, but files that this would change: allow it (--replace)")
+    if "card.json" in plan.changed and "card.json" in present and not replace:
+        unsaid = sorted(_said(_there(api, plan, "card.json")) - _said(plan.files["card.json"]))
+        if unsaid:
+            raise SettingsError(f"card.json of {where} says {unsaid}, the folder's does not: add it, or --replace")
     if "config.json" in plan.changed and "config.json" in present and not _is_tickets(_there(api, plan, "config.json")):
         raise SettingsError(f"{where} holds another kind of model: its config.json is no ticket's. Choose another name")
     if "README.md" in plan.changed and "README.md" in present:
@@ -267,6 +286,14 @@ def _there(api: HfApi, plan: Push, name: str) -> bytes:
     """Return a file of the commit that was compared with."""
     with _hub_says(f"{name} of {plan.repo_id} cannot be read"):
         return Path(api.hf_hub_download(plan.repo_id, name, revision=plan.parent)).read_bytes()
+
+
+def _said(card: bytes) -> set[str]:
+    """Return what a card.json says anything about."""
+    try:
+        return {key for key, value in json.loads(card).items() if value}
+    except (ValueError, AttributeError, RecursionError):
+        return set()
 
 
 def _is_tickets(config: bytes) -> bool:
@@ -318,7 +345,9 @@ def _hub_says(what: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         advice = {
             401: "log in (hf auth login) or give a token",
-            403: "the token has no right to write there",
+            400: "the Hub does not take it",
+            403: "the token has no right to do that there",
+            404: "it is not there, or no branch: a commit or a tag cannot be pushed to",
             412: "somebody else has changed it meanwhile: push again",
             429: "too many requests: push again later",
         }.get(error.response.status_code, "push again later")

@@ -133,6 +133,7 @@ def test_what_the_hub_cannot_give_is_an_error(repo, tmp_path):
         ("org/rst..test", {}, "neither a ticket folder"),
         ("./absent", {}, "neither a ticket folder"),
         ("rst-test", {}, "neither a ticket folder"),
+        ("https://huggingface.co/org/rst-test", {}, "without the Hub's address"),
     ]
     for name, arguments, message in cases:
         with pytest.raises((TicketError, HubError), match=message):
@@ -371,3 +372,30 @@ def test_look_needs_no_hub_for_what_is_cached(repo, cache, monkeypatch):
     found = look("org/rst-test", revision=repo[2], cache_dir=cache)
     FAULTS.clear()
     assert found == (config, {})
+
+
+def test_a_ticket_in_the_store_of_all_repositories_loads(repo, cache):
+    """With Xet, newer clients keep a large file once for all repositories: blobs/<ETag> is a link as well."""
+    expected = rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache)
+    blob = cached(cache, "ticket-r0.1.safetensors")
+    store = cache / "blobs" / "ab" / ("ab" * 32)
+    store.parent.mkdir(parents=True)
+    blob.rename(store)
+    blob.symlink_to(store)
+    for options in ({}, {"local_files_only": True}):
+        assert same(rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache, **options), expected)
+    damaged = bytearray(store.read_bytes())
+    damaged[-1] ^= 1
+    store.write_bytes(bytes(damaged))
+    assert same(rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache), expected)
+
+
+def test_one_request_also_for_a_cache_by_a_relative_path_or_a_link(repo, cache, monkeypatch):
+    (cache / "real").mkdir(parents=True)
+    (cache / "link").symlink_to(cache / "real")
+    monkeypatch.chdir(cache)
+    for path in ("relative", cache / "link"):
+        rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=path)
+        REQUESTS.clear()
+        rst_hub.from_pretrained("org/rst-test/", ticket="r0.1", cache_dir=path)
+        assert len(REQUESTS) == 1, path

@@ -188,7 +188,7 @@ def test_private_stays_private_and_public_is_never_pushed_to_by_mistake(folder):
 
 def test_who_may_not_write_is_told_what_to_do(folder):
     before = content(folder)
-    for token, message in ((False, "log in"), ("hf_reader", "no right to write"), ("hf_wrong", "log in")):
+    for token, message in ((False, "log in"), ("hf_reader", "no right to do that"), ("hf_wrong", "log in")):
         with pytest.raises(HubError, match=message):
             push(folder, token=token)
     assert REPOS == {}
@@ -331,3 +331,52 @@ def test_a_folder_that_cannot_be_written_says_that_it_is_published(folder, monke
     with pytest.raises(SettingsError, match=r"published as http.*read-only"):
         push(folder)
     assert "README.md" in files_of("org/rst-x")
+
+
+def test_neither_a_linked_folder_of_results_nor_the_cache_is_published(folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "results").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SettingsError, match="results is a link"):
+        push(folder)
+    (folder / "results").unlink()
+    snapshot = tmp_path / "models--org--x" / "snapshots" / "0123"
+    shutil.copytree(folder, snapshot)
+    with pytest.raises(SettingsError, match="copy it, and push the copy"):
+        push(snapshot)
+    assert REPOS == {}
+
+
+def test_what_somebody_said_or_left_there_is_not_lost(folder, tmp_path):
+    (folder / "card.json").write_text('{"license": "mit"}')
+    push(folder)
+    (folder / "card.json").unlink()
+    with pytest.raises(SettingsError, match=r"says \['license'\]"):
+        push(folder)
+    push(folder, replace=True)
+    (tmp_path / "stray" / "results").mkdir(parents=True)
+    (tmp_path / "stray" / "results" / "eval.json").write_text("{}")
+    add_commit("org/stray", tmp_path / "stray")
+    with pytest.raises(SettingsError, match=r"has no config\.json, but files"):
+        push(folder, "org/stray")
+    assert set(files_of("org/stray")) == {"results/eval.json"}
+
+
+def test_a_lost_answer_that_cannot_be_looked_up_says_so(folder, monkeypatch):
+    from rst_hub import publish
+
+    push(folder)
+    rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    FAULTS.append(Fault("POST", "/commit/", "drop_after"))
+    REQUESTS.clear()
+    compared = publish._compare
+
+    def compare(*arguments):
+        if any("/commit/" in request for request in REQUESTS):
+            raise HubError("no answer")
+        return compared(*arguments)
+
+    monkeypatch.setattr(publish, "_compare", compare)
+    with pytest.raises(HubError, match="whether org/rst-x was published is not known, push again"):
+        push(folder)
+    monkeypatch.setattr(publish, "_compare", compared)
+    assert push(folder).endswith(head("org/rst-x"))
