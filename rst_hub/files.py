@@ -47,12 +47,13 @@ def read_inside(folder: Path, name: str, limit: int) -> bytes:
         raise ValueError(f"{name} is a link to a file outside of its folder")
     if not path.is_file():
         raise ValueError(f"{name} is no file")
-    if path.stat().st_size > limit:
-        raise ValueError(f"{name} is too large: {path.stat().st_size:,} bytes, where {limit:,} are the most")
+    size = path.stat().st_size
+    if size > limit:
+        raise ValueError(f"{name} is too large: {size:,} bytes, where {limit:,} are the most")
     with path.open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:  # it has grown since, or does not know its size
-        raise ValueError(f"{name} is too large: more than {limit:,} bytes")
+        content = file.read(size + 1)  # which takes memory for so many bytes at once: not for the limit
+    if len(content) > size:
+        raise ValueError(f"{name} has grown while it was read, or does not know its size")
     return content
 
 
