@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .card import write_card
-from .errors import ArchitectureError, RstHubError, printable
+from .errors import RstHubError, printable
 from .export import FORMATS, export
 from .hub import load_ticket, look
 from .listing import list_models
@@ -103,7 +103,7 @@ def info(source: str, revision: str | None = None) -> None:
     rst = config["rst"]
     try:
         dense = dense_bytes(claimed_layout(config))
-    except (ArchitectureError, RstHubError) as error:
+    except RstHubError as error:
         dense = 0
         print(f"its dense size is not known here: {_plain(error)}")
     for entry in rst["tickets"]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -21,11 +21,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.sha import git_hash
 from torch import nn
 
 from .config import MAX_CONFIG_BYTES, choose_entry, read_config
 from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError
-from .listing import LIBRARY, near_names
+from .listing import LIBRARY, hub_api, near_names
 from .models import PixelModel
 from .r2s import R2S
 from .results import REPOSITORY
@@ -189,9 +190,10 @@ def look(repo_or_folder: str | Path, **options: Any) -> tuple[dict[str, Any], di
             return config, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
         if source.local_files_only:
             return config, {}
-        api = HfApi(token=source.token, library_name=LIBRARY, library_version=__version__)
         try:
-            files = api.model_info(source.repo, revision=folder.name, files_metadata=True).siblings or []
+            files = (
+                hub_api(source.token).model_info(source.repo, revision=folder.name, files_metadata=True).siblings or []
+            )
         except Exception:  # offline, say: what config.json says is there all the same
             return config, {}
         return config, {file.rfilename: file.size for file in files if file.rfilename in names and file.size}
@@ -270,8 +272,7 @@ def _is_as_sent(path: Path) -> bool:
     named, content = Path(os.readlink(path) if path.is_symlink() else path).name, path.read_bytes()
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", named):
         return True
-    as_git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-    return named in (as_git.hexdigest(), hashlib.sha256(content).hexdigest())
+    return named in (git_hash(content), hashlib.sha256(content).hexdigest())
 
 
 def _load(folder: Path, config: Mapping[str, Any], entry: Mapping[str, Any], source: _Source) -> Ticket:

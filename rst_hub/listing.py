@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import constants, get_session
+from huggingface_hub import HfApi, constants, get_session
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from .errors import HubError, nearest
@@ -14,6 +14,11 @@ from .version import __version__
 
 LIBRARY = "rst-hub"
 """The library's name on the Hub: in the user agent, and as the tag that repositories are found by."""
+
+
+def hub_api(token: str | bool | None) -> HfApi:
+    """Return the client of the Hub, which says who asks."""
+    return HfApi(token=token, library_name=LIBRARY, library_version=__version__)
 
 
 @dataclass(frozen=True)

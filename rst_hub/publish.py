@@ -14,17 +14,17 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub.utils.sha import git_hash
 
 from .card import is_rendered, write_card
 from .config import read_config
 from .errors import HubError, RstHubError, SettingsError, printable
 from .files import is_snapshot, read_inside, write_files
 from .hub import check_revision, from_pretrained
-from .listing import LIBRARY
+from .listing import hub_api
 from .pictures import PICTURES
 from .results import REPOSITORY
 from .ticket import Ticket, digest
-from .version import __version__
 
 _OURS = re.compile(
     r"config\.json|card\.json|README\.md|ticket-[^/]+\.safetensors|results/[^/.][^/]*\.json|"
@@ -37,7 +37,8 @@ _OURS = re.compile(
 class Push:
     """What a push does: ``files`` is the whole folder by path, of which ``changed`` is sent and ``deleted`` removed.
 
-    ``exists`` and ``branch_exists`` say what is on the Hub; ``parent`` is the commit that the new one follows.
+    ``exists`` and ``branch_exists`` say what is on the Hub, ``present`` which files; ``parent`` is the commit that the
+    new one follows.
     """
 
     repo_id: str
@@ -48,6 +49,7 @@ class Push:
     branch_exists: bool
     parent: str | None
     private: bool | None
+    present: frozenset[str]
 
 
 def push_to_hub(
@@ -86,7 +88,7 @@ def push_to_hub(
     """
     with _prepared(Path(folder), repo_id, revision) as files:
         plan = _compare(files, repo_id, revision, token)
-        api = _api(token)
+        api = hub_api(token)
         _check_allowed(api, plan, private, create_pr, replace)
         with _hub_says(f"{repo_id} cannot be made ready"):
             if not plan.exists:
@@ -118,7 +120,7 @@ def plan_push(
     """Return what :func:`push_to_hub` would do, after the same checks; nothing is sent, nothing written."""
     with _prepared(Path(folder), repo_id, revision) as files:
         plan = _compare(files, repo_id, revision, token)
-        _check_allowed(_api(token), plan, private, create_pr, replace)
+        _check_allowed(hub_api(token), plan, private, create_pr, replace)
         return plan
 
 
@@ -167,19 +169,19 @@ def _check_ticket(folder: Path, name: str) -> None:
 
 def _compare(files: Mapping[str, bytes], repo_id: str, revision: str | None, token: str | bool | None) -> Push:
     """Return what has to change on the Hub."""
-    api, exists, branch_exists, parent, private = _api(token), True, True, None, None
+    api, branch_exists = hub_api(token), True
     with _hub_says(f"{repo_id} cannot be compared with what is there"):
         try:
             info = api.model_info(repo_id, revision=revision)
         except RevisionNotFoundError:
             branch_exists, info = False, api.model_info(repo_id)
         except RepositoryNotFoundError:
-            return Push(repo_id, files, tuple(files), (), False, False, None, None)
-        parent, private = str(info.sha), info.private
+            return Push(repo_id, files, tuple(files), (), False, False, None, None, frozenset())
+        parent = str(info.sha)
         there = _digests(api, repo_id, parent)
     changed = tuple(name for name, content in files.items() if not _is_same(content, there.get(name)))
     deleted = tuple(name for name in there if _is_ours(name) and name not in files)
-    return Push(repo_id, files, changed, deleted, exists, branch_exists, parent, private)
+    return Push(repo_id, files, changed, deleted, True, branch_exists, parent, info.private, frozenset(there))
 
 
 def _commit(api: HfApi, plan: Push, revision: str | None, create_pr: bool, message: str | None) -> str:
@@ -247,7 +249,7 @@ def _check_allowed(api: HfApi, plan: Push, private: bool | None, create_pr: bool
 
 def _check_loss(api: HfApi, plan: Push, replace: bool) -> None:
     """Raise SettingsError for a push that would lose what somebody published or wrote there."""
-    where, present = plan.repo_id, _digests(api, plan.repo_id, str(plan.parent))
+    where, present = plan.repo_id, plan.present
     lost = [name for name in (*plan.changed, *plan.deleted) if name.startswith("ticket-") and name in present]
     if lost and not replace:
         raise SettingsError(
@@ -315,8 +317,7 @@ def _digests(api: HfApi, repo_id: str, revision: str) -> dict[str, tuple[str, st
 def _is_same(content: bytes, there: tuple[str, str] | None) -> bool:
     if there is None:
         return False
-    as_git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-    return there[1] == (hashlib.sha256(content) if there[0] == "sha256" else as_git).hexdigest()
+    return there[1] == (hashlib.sha256(content).hexdigest() if there[0] == "sha256" else git_hash(content))
 
 
 def _is_ours(name: str) -> bool:
@@ -329,10 +330,6 @@ def _of_card(name: str) -> bool:
 
 def _read(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _api(token: str | bool | None) -> HfApi:
-    return HfApi(token=token, library_name=LIBRARY, library_version=__version__)
 
 
 @contextmanager
