@@ -1,6 +1,7 @@
 """rst-hub: robust scratch tickets, subnetworks of random networks, as timm models."""
 
 from . import entrypoint as entrypoint  # registers ``rst`` with timm
+from .adaptive import arc
 from .attacks import ThreatModel, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
 from .autoattack import autoattack
 from .blackbox import bandits, square
@@ -11,6 +12,7 @@ from .hub import from_pretrained, r2s_from_pretrained, robustbench_model
 from .listing import list_models
 from .masking import EdgePopup
 from .models import PixelModel, create_model
+from .pool import TicketPool
 from .publish import push_to_hub
 from .r2s import R2S
 from .ticket import Ticket
@@ -25,6 +27,8 @@ __all__ = [
     "RstHubError",
     "ThreatModel",
     "Ticket",
+    "TicketPool",
+    "arc",
     "autoattack",
     "bandits",
     "clean_accuracy",

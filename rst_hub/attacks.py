@@ -8,9 +8,11 @@ modes are left alone, apart from what a forward in train mode does to batch norm
 
 Where a model is asked for, a list of models stands for a randomised one that draws a member for each sample. The
 attacker then knows them all: the loss is its exact expectation over the members, none of them drawn (EOT; Athalye et
-al., 2018; paper, section 6.3), and a sample is fooled when every member is.
+al., 2018; paper, section 6.3), and a sample is fooled when every member is. :func:`pgd` can also climb the loss of the
+members' mean logits or mean probabilities; :mod:`rst_hub.adaptive` goes for one member after another.
 """
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ from .errors import DataError, RstHubError, SettingsError
 Model = Callable[[torch.Tensor], torch.Tensor]
 Victim = Model | Sequence[Model] | nn.ModuleList
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Objective = Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
 Attack = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
 NORMS = ("Linf", "L2")
 
@@ -53,7 +56,7 @@ class ThreatModel:
 def fgsm(model: Victim, x: torch.Tensor, y: torch.Tensor, threat_model: ThreatModel) -> torch.Tensor:
     """Fast gradient sign method: one step of size eps from ``x`` itself (Goodfellow et al., 2015)."""
     check_input(x, y)
-    gradient, _ = _gradient(model, x, y, cross_entropy)
+    gradient, _ = _gradient(model, x, y, averaged)
     return project(x + threat_model.eps * _direction(gradient, threat_model.norm), x, threat_model)
 
 
@@ -73,7 +76,7 @@ def fgsm_rs(
     if not 0 <= step_size < math.inf:
         raise SettingsError(f"fgsm_rs with step_size={step_size}: give 0 or more")
     start = random_start(x, threat_model, generator)
-    gradient, _ = _gradient(model, start, y, cross_entropy)
+    gradient, _ = _gradient(model, start, y, averaged)
     return project(start + step_size * _direction(gradient, threat_model.norm), x, threat_model)
 
 
@@ -88,7 +91,34 @@ def margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return logits.scatter(1, right, -math.inf).amax(1) - logits.gather(1, right).squeeze(1)
 
 
-LOSSES = {"cross_entropy": cross_entropy, "margin": margin}
+def clipped_margin(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return the margin where it is below 0, and else 0, (N,): a member that is fooled already asks for no more.
+
+    Its gradient there is 0, but not at a tie, which still may fool nobody. An infinite margin gives NaN instead of 0.
+    """
+    exceeds = margin(logits, y)
+    return torch.where(exceeds <= 0, exceeds, 0 * exceeds)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "margin": margin, "clipped_margin": clipped_margin}
+AVERAGES = ("loss", "logits", "probabilities")
+
+
+def averaged(
+    outputs: Sequence[torch.Tensor], y: torch.Tensor, loss: Loss = cross_entropy, average: str = "loss"
+) -> torch.Tensor:
+    """Return the loss of several members' logits, one of :data:`AVERAGES` being averaged over them, (N,).
+
+    That is the mean of their losses, the loss of their mean logits, or that of the logarithms of their mean
+    probabilities, which are logits too (here of the sum: a constant changes none of :data:`LOSSES`). Of one member, all
+    three are its loss.
+    """
+    if average == "loss" or len(outputs) == 1:
+        return torch.stack([loss(logits, y) for logits in outputs]).mean(0)
+    together = torch.stack(list(outputs))
+    if average == "logits":
+        return loss(together.mean(0), y)
+    return loss(together.log_softmax(2).logsumexp(0), y)
 
 
 @torch.no_grad()
@@ -103,10 +133,14 @@ def pgd(
     restarts: int = 1,
     random_start: bool = True,
     keep: Literal["best", "last", "first"] = "best",
-    loss: Literal["cross_entropy", "margin"] = "cross_entropy",
+    loss: Literal["cross_entropy", "margin", "clipped_margin"] = "cross_entropy",
+    average: Literal["loss", "logits", "probabilities"] = "loss",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Projected gradient descent (Madry et al., 2018; paper, equation 2).
+
+    On a list of members ``average="loss"`` is exact EOT, or the margin sum with ``loss="clipped_margin"``; "logits" and
+    "probabilities" attack the deterministic ensemble. For one model they are all the same.
 
     Args:
         model: pixels to logits of shape (N, classes), or a list of members.
@@ -117,23 +151,24 @@ def pgd(
         step_size: in pixels from 0 to 1; a quarter of eps when None, which is the paper's 2/255 at 8/255.
         restarts: how often to start anew; with ``keep="best"`` only.
         random_start: start uniformly in the eps-ball instead of at ``x``.
-        keep: which iterate of a sample to return. "best": one that fools the model, or else the one of the highest
-            loss, the start and the last included (one forward more). "last": as in training. "first": each sample
-            stops where it first fools the model, as in the paper's own evaluation code.
-        loss: what to climb, by its name: :func:`cross_entropy` or :func:`margin`.
+        keep: which iterate of a sample to return. "best": one that fools the model, or of members the most, and of
+            several the one of the highest loss, the start and the last included (one forward more). "last": as in
+            training. "first": each sample stops where it first fools the model, as in the paper's own evaluation code.
+        loss: what to climb, by its name: :func:`cross_entropy`, :func:`margin` or :func:`clipped_margin`.
+        average: what is averaged over the members, see :func:`averaged`.
         generator: of the random starts, on the device of ``x``.
 
     Raises:
-        SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep`` or ``loss``, or several
-            restarts of the same start or without ``keep="best"``.
+        SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep``, ``loss`` or
+            ``average``, or several restarts of the same start or without ``keep="best"``.
         DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
         RstHubError: logits that are not finite, no class logits, or cut off from the input's gradient. Where the
             gradient is not finite, what comes back is NaN, which no accuracy is measured on.
     """
     step_size = threat_model.eps / 4 if step_size is None else step_size
-    _check_pgd(steps, restarts, step_size, random_start, keep, loss)
+    _check_pgd(steps, restarts, step_size, random_start, keep, loss, average)
     check_input(x, y)
-    climb = LOSSES[loss]
+    climb = functools.partial(averaged, loss=LOSSES[loss], average=average)
     best = _Best(x, y, climb)
     for _ in range(restarts):
         adversarial = _start(x, threat_model, random_start, generator)
@@ -242,7 +277,7 @@ def cw_l2(
                 left = torch.stack([(confidence - margin(logits, y)).clamp(min=0) for logits in outputs]).mean(0)
                 distance = (adversarial - origin).square().flatten(1).sum(1)
                 (shift.grad,) = torch.autograd.grad((const * left + distance).sum(), shift)
-            _check_finite(shift.grad, "gradient")
+            check_finite(shift.grad, "gradient")
             adversarial = adversarial.detach()
             count = torch.stack([margin(logits.detach(), y) > confidence for logits in outputs]).sum(0)
             length = norm_of(adversarial - x, "L2").float()
@@ -306,8 +341,28 @@ def finite_logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
     """
     outputs = logits_of(model, x)
     for logits in outputs:
-        _check_finite(logits, "logits")
+        check_finite(logits, "logits")
     return outputs
+
+
+def input_gradient(total: torch.Tensor, leaf: torch.Tensor, *, again: bool = False) -> torch.Tensor:
+    """Return the gradient of ``total`` at the pixels ``leaf``; ``again`` keeps the graph for another one.
+
+    Raises:
+        RstHubError: ``total`` does not depend on ``leaf`` by autograd.
+    """
+    if not total.requires_grad:
+        raise RstHubError(
+            "the model's logits are cut off from its input (detached, or in torch.inference_mode): only "
+            "black-box attacks can be made"
+        )
+    return torch.autograd.grad(total, leaf, retain_graph=again)[0]
+
+
+def check_finite(values: torch.Tensor, what: str) -> None:
+    """Raise RstHubError unless all of the model's ``what``, such as its "logits", are finite."""
+    if not bool(values.isfinite().all()):
+        raise RstHubError(f"the model's {what} under attack: not finite; its precision is too low, or it has diverged")
 
 
 def fooled(outputs: Sequence[torch.Tensor], y: torch.Tensor) -> torch.Tensor:
@@ -358,16 +413,16 @@ def per_sample(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 class _Best:
     """The iterate of each sample that did the most damage so far."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, loss: Loss) -> None:
-        self.found, self._y, self._loss = x, y, loss
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, objective: Objective) -> None:
+        self.found, self._y, self._objective = x, y, objective
         self._damage = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
 
     def offer(self, adversarial: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
-        """Keep ``adversarial`` where it fools more members than what was found, or as many at a higher loss."""
-        damage = torch.zeros_like(self._damage)
+        """Keep ``adversarial`` where it fools more members than what was found, or as many at a higher objective."""
+        outputs = [logits.detach().double() for logits in outputs]  # the loss is finite in float64
+        damage = self._objective(outputs, self._y)
         for logits in outputs:
-            logits = logits.detach().double()  # the loss is finite in float64
-            damage += 1e6 * (logits.argmax(1) != self._y) + self._loss(logits, self._y)
+            damage += 1e6 * (logits.argmax(1) != self._y)
         if not bool(damage.isfinite().all()):
             raise RstHubError(
                 "the model's logits are not finite under attack: its precision is too low, or it diverged"
@@ -377,18 +432,14 @@ class _Best:
         self._damage = torch.where(more, damage, self._damage)
 
 
-def _gradient(model: Victim, at: torch.Tensor, y: torch.Tensor, loss: Loss) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Return the gradient, at ``at``, of the loss averaged over members and summed over samples; and the logits."""
+def _gradient(
+    model: Victim, at: torch.Tensor, y: torch.Tensor, objective: Objective
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the gradient, at ``at``, of the objective summed over samples; and each member's logits."""
     with torch.enable_grad():
         leaf = at.detach().requires_grad_()
         outputs = logits_of(model, leaf)
-        total = torch.stack([loss(logits, y).sum() for logits in outputs]).mean()
-        if not total.requires_grad:
-            raise RstHubError(
-                "the model's logits are cut off from its input (detached, or in torch.inference_mode): only "
-                "black-box attacks can be made"
-            )
-        (gradient,) = torch.autograd.grad(total, leaf)
+        gradient = input_gradient(objective(outputs, y).sum(), leaf)
     return gradient, [logits.detach() for logits in outputs]
 
 
@@ -406,22 +457,22 @@ def _start(
     return random_start(x, threat_model, generator) if at_random else x
 
 
-def _check_finite(values: torch.Tensor, what: str) -> None:
-    if not bool(values.isfinite().all()):
-        raise RstHubError(f"the model's {what} under attack: not finite; its precision is too low, or it has diverged")
-
-
-def _check_pgd(steps: int, restarts: int, step_size: float, random_start: bool, keep: str, loss: str) -> None:
+def _check_pgd(
+    steps: int, restarts: int, step_size: float, random_start: bool, keep: str, loss: str, average: str
+) -> None:
     whole = isinstance(steps, numbers.Integral) and isinstance(restarts, numbers.Integral)
     if not whole or steps < 1 or restarts < 1 or not 0 <= step_size < math.inf:
         raise SettingsError(
             f"pgd with steps={steps}, restarts={restarts}, step_size={step_size}: give whole numbers from 1 on, and 0 "
             "or more"
         )
-    if keep not in ("best", "last", "first") or loss not in LOSSES:
-        raise SettingsError(
-            f"pgd with keep={keep!r}, loss={loss!r}: give 'best', 'last' or 'first', and 'cross_entropy' or 'margin'"
-        )
+    for name, value, known in (
+        ("keep", keep, ("best", "last", "first")),
+        ("loss", loss, tuple(LOSSES)),
+        ("average", average, AVERAGES),
+    ):
+        if value not in known:
+            raise SettingsError(f"pgd with {name}={value!r}: give one of {', '.join(map(repr, known))}")
     if restarts > 1 and (not random_start or keep != "best"):
         raise SettingsError(
             f"pgd with restarts={restarts}, random_start={random_start}, keep={keep!r}: several restarts need random "

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -28,6 +29,7 @@ from .config import MAX_CONFIG_BYTES, choose_entry, read_config
 from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError
 from .listing import LIBRARY, hub_api, near_names
 from .models import PixelModel
+from .pool import TicketPool
 from .r2s import R2S
 from .results import REPOSITORY
 from .ticket import Ticket, claimed_layout, largest_file
@@ -108,21 +110,42 @@ def from_pretrained(
 
 
 def r2s_from_pretrained(
-    repo_or_folder: str | Path, *, tickets: Sequence[str] | None = None, generator: Any = None, **options: Any
+    repo_or_folder: str | Path,
+    *,
+    tickets: Sequence[str] | None = None,
+    generator: torch.Generator | None = None,
+    probabilities: Sequence[float] | None = None,
+    per: Literal["sample", "batch"] = "sample",
+    materialised: bool = False,
+    pool: TicketPool | None = None,
+    **options: Any,
 ) -> R2S:
     """Return several tickets of a folder or repository as an :class:`R2S`, which draws one for each sample.
+
+    They are read one after the other, so that no more than one is ever unpacked.
 
     Args:
         repo_or_folder: as for :func:`from_pretrained`.
         tickets: their names; all when None.
-        generator: a torch.Generator of the draws, for repeatable ones; see :class:`R2S`.
+        generator: of the draws, for repeatable ones.
+        probabilities: of the tickets, in the order of their names; equal when None.
+        per: "sample" or "batch".
+        materialised: hold every member whole.
+        pool: the random weights to share with other tasks.
         **options: revision, token, cache_dir, local_files_only and force_download of :func:`from_pretrained`.
 
     Raises:
-        HubError, TicketError, ArchitectureError, SettingsError: as for :func:`from_pretrained`.
+        HubError, TicketError, ArchitectureError, SettingsError: as for :func:`from_pretrained` and :class:`R2S`.
     """
-    _, members = load_tickets(repo_or_folder, tickets, **options)
-    return R2S(members, generator=generator)
+    names = _names(tickets)
+
+    def load(folder: Path, config: dict[str, Any], source: _Source) -> R2S:
+        found = (_load(folder, config, entry, source) for entry in _entries(source, config, names))
+        return R2S(
+            found, generator=generator, probabilities=probabilities, per=per, materialised=materialised, pool=pool
+        )
+
+    return _with_config(_source(repo_or_folder, **options), load)
 
 
 def robustbench_model(repo_or_folder: str | Path, **options: Any) -> PixelModel:
@@ -159,16 +182,25 @@ def load_tickets(
     repo_or_folder: str | Path, names: Sequence[str] | None = None, **options: Any
 ) -> tuple[Path, list[Ticket]]:
     """Return (folder, tickets) of the named tickets, or all, of a folder or repository, all of one commit."""
-    if isinstance(names, str):
-        raise SettingsError(f"tickets={names!r}: give a list of names")
+    names = _names(names)
 
     def load(folder: Path, config: dict[str, Any], source: _Source) -> tuple[Path, list[Ticket]]:
-        entries = config["rst"]["tickets"]
-        if names is not None:
-            entries = [choose_entry(str(source), config, name) for name in names]
-        return folder, [_load(folder, config, entry, source) for entry in entries]
+        return folder, [_load(folder, config, entry, source) for entry in _entries(source, config, names)]
 
     return _with_config(_source(repo_or_folder, **options), load)
+
+
+def _names(names: Sequence[str] | None) -> Sequence[str] | None:
+    if isinstance(names, str):
+        raise SettingsError(f"tickets={names!r}: give a list of names")
+    return names
+
+
+def _entries(source: _Source, config: Mapping[str, Any], names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Return the entries of the named tickets, or all."""
+    if names is None:
+        return list(config["rst"]["tickets"])
+    return [choose_entry(str(source), config, name) for name in names]
 
 
 def look(repo_or_folder: str | Path, **options: Any) -> tuple[dict[str, Any], dict[str, int]]:

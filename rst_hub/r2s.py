@@ -1,81 +1,114 @@
 """R2S: several tickets of one random network, each input answered by a random one (paper, section 6.2)."""
 
-from collections.abc import Sequence
-from typing import Any
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from .errors import SettingsError
+from .pool import TicketPool
 from .ticket import Ticket
+
+_SHARED = ("architecture", "timm_kwargs", "init", "pretrained_cfg")
+"""What the members have in common."""
 
 
 class R2S(nn.Module):
     """Random switch between tickets: a module that takes what the timm model takes, and draws who answers.
 
-    Every sample of a batch gets a member of its own, so that batching does not change what an attacker sees. Measure it
-    against ``list(r2s.members)`` or ``r2s.expected``: an attacker can know all members, and averages over them (EOT).
+    The members share one set of random weights in memory (:class:`TicketPool`); each has a packed mask and its own
+    batch-norm statistics. Judge an R2S by an attacker who knows them: ``list(r2s.members)`` averages losses over the
+    members (EOT), ``r2s.expected`` is their exact mean. One who crafts on ``r2s`` itself or on one member flatters it.
 
     Args:
-        tickets: of one architecture, with the same arguments, input, labels and Init.
-        generator: a CPU generator of the draws, for repeatable ones. By default they come from a generator that the
-            operating system seeds, and cannot be foretold.
+        tickets: of one architecture, with the same arguments, input, labels and Init. They are taken one at a time, so
+            that an iterator of them need never hold two.
+        generator: of the draws, for repeatable ones. When None, each draw is made of random numbers of the operating
+            system, which nobody can foretell from the draws before (a generator's 32-bit seed could be searched for).
         probabilities: of the members; equal when None.
+        per: "sample" draws a member for every sample of a batch, so that batching changes nothing about what an
+            attacker sees; "batch" draws one for a whole batch.
+        materialised: hold every member whole, as ``ticket.model()``: as many times the memory of a dense network as
+            there are members, and no time spent on making weights.
+        pool: the weights to share with other R2S, of other tasks; one of its own when None.
+
+    Attributes:
+        members: ModuleList of timm models in eval mode, in the tickets' order.
+        names: of the tickets.
+        probabilities: floats that sum to 1.
 
     Raises:
-        SettingsError: there is no ticket, one is of another network than the first, or the probabilities are not one
-            positive number a ticket that sum to 1.
+        SettingsError: there is no ticket, one is of another network than the first, the probabilities are not one
+            positive number a ticket that sum to 1, ``per`` is something else, or a pool is given for whole members.
         TicketError: a ticket does not make the weights it was drawn with.
     """
 
-    probabilities: torch.Tensor
-
     def __init__(
         self,
-        tickets: Sequence[Ticket],
+        tickets: Iterable[Ticket],
         *,
         generator: torch.Generator | None = None,
         probabilities: Sequence[float] | None = None,
+        per: Literal["sample", "batch"] = "sample",
+        materialised: bool = False,
+        pool: TicketPool | None = None,
     ) -> None:
         super().__init__()
-        if not tickets:
+        if per not in ("sample", "batch"):
+            raise SettingsError(f"per={per!r}: give 'sample' to draw a member for each sample, or 'batch'")
+        if materialised and pool is not None:
+            raise SettingsError("materialised members are held whole and share nothing: leave out pool")
+        pool = pool or TicketPool()
+        self.members, self.names = nn.ModuleList(), tuple[str, ...]()
+        shared: dict[str, Any] = {}
+        for ticket in tickets:
+            own = {what: getattr(ticket, what) for what in _SHARED}
+            shared = shared or own
+            self._check_kin(ticket.name, own, shared)
+            self.members.append(ticket.model() if materialised else pool.model(ticket))
+            self.names += (ticket.name,)
+            del ticket  # before the next one is unpacked
+        if not self.names:
             raise SettingsError("an R2S needs tickets: give one or more of one random network")
-        for other in tickets[1:]:
-            for what in ("architecture", "timm_kwargs", "init", "pretrained_cfg"):
-                first, here = getattr(tickets[0], what), getattr(other, what)
-                if first != here:
-                    raise SettingsError(
-                        f"ticket {other.name} has the {what} {here}, ticket {tickets[0].name} {first}: the members of "
-                        "an R2S come from one random network"
-                    )
-        equal = [1 / len(tickets)] * len(tickets)
-        shares = torch.as_tensor(equal if probabilities is None else probabilities, dtype=torch.float64)
-        if shares.shape != (len(tickets),) or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:
-            raise SettingsError(f"probabilities {probabilities}: give {len(tickets)} positive numbers that sum to 1")
-        self.names = tuple(ticket.name for ticket in tickets)
-        self.members = nn.ModuleList(ticket.model() for ticket in tickets)
-        self.register_buffer("probabilities", shares, persistent=False)
-        if generator is None:
-            generator = torch.Generator()
-            generator.seed()
-        self.generator = generator
-        self.pretrained_cfg: dict[str, Any] = dict(tickets[0].pretrained_cfg)
-        self.num_classes = self.members[0].num_classes
+        self.probabilities = _shares(probabilities, len(self.names))
+        self.generator, self.per = generator, per
+        self.pretrained_cfg: dict[str, Any] = dict(shared["pretrained_cfg"])
+        self.default_cfg = self.pretrained_cfg
+        self.num_classes: Any = self.members[0].num_classes
+        self.num_features: Any = self.members[0].num_features
         self.eval()
 
+    def _check_kin(self, name: str, own: dict[str, Any], shared: dict[str, Any]) -> None:
+        for what in _SHARED:
+            if own[what] != shared[what]:
+                raise SettingsError(
+                    f"ticket {name} has the {what} {own[what]}, ticket {self.names[0]} {shared[what]}: the members of "
+                    "an R2S come from one random network"
+                )
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, classes) of inputs (N, C, H, W), each by a member drawn for it alone."""
-        if not len(x):
-            return self.logits_of(x, 0)
-        shares = self.probabilities.cpu()
-        drawn = torch.multinomial(shares, len(x), replacement=True, generator=self.generator).to(x.device)
-        present = drawn.unique().tolist()
-        answers = {j: self.logits_of(x[drawn == j], j) for j in present}
-        first = answers[present[0]]
-        logits = first.new_empty(len(x), first.shape[1])
-        for j in present:
-            logits[drawn == j] = answers[j]
-        return logits
+        """Return logits (N, classes) of inputs (N, C, H, W), each by a member drawn for it, or one for all."""
+        if self.per == "batch" or len(x) < 2:
+            return self.logits_of(x, int(self.draw(1)))
+        drawn = self.draw(len(x))
+        places = [(j, torch.nonzero(drawn == j)[:, 0].to(x.device)) for j in drawn.unique().tolist()]
+        answers = torch.cat([self.logits_of(x[place], j) for j, place in places])
+        order = torch.cat([place for _, place in places])
+        return answers[order.argsort()]
+
+    def draw(self, count: int) -> torch.Tensor:
+        """Return the positions of ``count`` members drawn at random, int64 (count,) on the CPU."""
+        if self.generator is None:
+            words = np.frombuffer(os.urandom(8 * count), np.uint64)
+            uniform = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+        else:
+            device = self.generator.device
+            uniform = torch.rand(count, dtype=torch.float64, device=device, generator=self.generator).cpu()
+        borders = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
+        return torch.searchsorted(borders, uniform, right=True)
 
     def logits_of(self, x: torch.Tensor, j: int) -> torch.Tensor:
         """Return the logits (N, classes) of member ``j``."""
@@ -87,6 +120,15 @@ class R2S(nn.Module):
 
     def expected(self, x: torch.Tensor) -> torch.Tensor:
         """Return the exact mean of the members' class probabilities, (N, classes): what an adaptive attacker climbs."""
-        shares = self.probabilities.to(x.device)
         probabilities = self.all_logits(x).softmax(-1)
-        return torch.einsum("m,mnc->nc", shares.to(probabilities.dtype), probabilities)
+        shares = torch.tensor(self.probabilities, dtype=probabilities.dtype, device=x.device)
+        return torch.einsum("m,mnc->nc", shares, probabilities)
+
+
+def _shares(probabilities: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    if probabilities is None:
+        return (1 / count,) * count
+    shares = torch.as_tensor(probabilities, dtype=torch.float64)
+    if shares.shape != (count,) or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:
+        raise SettingsError(f"probabilities {probabilities}: give {count} positive numbers that sum to 1")
+    return tuple(shares.tolist())

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .adaptive import arc, arc_step
 from .attacks import ThreatModel, Victim, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
 from .autoattack import autoattack, require
 from .blackbox import BANDITS, bandits, default_tile, square
@@ -18,6 +19,10 @@ NAMES = {
     "fgsm_rs": "one step of 1.25 eps from a random start",
     "pgd20": "PGD-20; any number of steps, and x5 for five restarts: pgd100x5",
     "margin20": "PGD-20 on the margin instead of the cross-entropy; also margin100x5",
+    "logit_ensemble20": "PGD-20 on the members' mean logits; also logit_ensemble100x5",
+    "probability_ensemble20": "PGD-20 on the members' mean probabilities; also probability_ensemble100x5",
+    "margin_sum20": "PGD-20 on the members' margins, of those not fooled yet; also margin_sum100x5",
+    "arc20": "ARC, 20 rounds through the members; also arc100",
     "cw_linf": "100 steps of PGD on the margin, Linf; also cw_linf20, cw_linf100x5",
     "cw_l2": "Carlini and Wagner's L2 attack with the paper's settings; it has no budget",
     "bandits": "black-box, 10,000 queries; also bandits1000",
@@ -25,7 +30,20 @@ NAMES = {
     "autoattack": "AutoAttack, standard; needs rst-hub[attacks]",
     "autoattack_rand": "AutoAttack for randomised models",
 }
-_ITERATIVE = re.compile(r"(?P<kind>pgd|margin|cw_linf)(?P<steps>[1-9]\d{0,5})?(x(?P<restarts>[1-9]\d{0,3}))?")
+ADAPTIVE = ("pgd20", "logit_ensemble20", "probability_ensemble20", "margin_sum20", "arc20")
+"""What an R2S must always be measured with: attacks of one who knows all members. The first is exact EOT, and each
+sample's lowest outcome under all of them counts."""
+_PGD: dict[str, dict[str, str]] = {
+    "pgd": {},
+    "margin": {"loss": "margin"},
+    "margin_sum": {"loss": "clipped_margin"},
+    "logit_ensemble": {"average": "logits"},
+    "probability_ensemble": {"average": "probabilities"},
+}
+_ITERATIVE = re.compile(
+    rf"(?P<kind>{'|'.join(_PGD)}|cw_linf)(?P<steps>[1-9]\d{{0,5}})?(x(?P<restarts>[1-9]\d{{0,3}}))?"
+)
+_ARC = re.compile(r"arc(?P<steps>[1-9]\d{0,5})")
 _QUERYING = re.compile(r"(?P<kind>bandits|square)(?P<queries>[1-9]\d{0,6})?")
 _SIZES = ("eps", "step_size")
 _NOT_SETTINGS = ("model", "x", "y", "threat_model", "generator", "queries")
@@ -79,14 +97,14 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
     """Return the attack that a name of :data:`NAMES`, or a variant of it, stands for.
 
     Args:
-        name: as in "pgd20", "pgd100x5", "cw_linf", "square1000", "autoattack".
+        name: as in "pgd20", "pgd100x5", "arc20", "cw_linf", "square1000", "autoattack".
         threat_model: norm and budget; ``cw_l2`` ignores it.
         image_size: side of the images in pixels, which the tile of ``bandits`` depends on.
 
     Raises:
         SettingsError: the name is not known, or what it needs is not installed.
     """
-    iterative, querying = _ITERATIVE.fullmatch(name), _QUERYING.fullmatch(name)
+    iterative, rounds, querying = (kind.fullmatch(name) for kind in (_ITERATIVE, _ARC, _QUERYING))
     quarter = threat_model.eps / 4
     given: dict[str, Any] = {}
     function: Callable[..., torch.Tensor]
@@ -96,8 +114,9 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
         given |= {"step_size": quarter, "random_start": True, "keep": "best"}
         if function is cw_linf and threat_model.norm != "Linf":
             raise SettingsError(f"attack {name} has a budget in Linf, not {threat_model.norm}: give margin100 instead")
-        if iterative["kind"] == "margin":
-            given["loss"] = "margin"
+        given |= _PGD.get(iterative["kind"], {})
+    elif rounds:
+        function, given = arc, {"steps": int(rounds["steps"]), "step_size": arc_step(threat_model)}
     elif querying:
         function = bandits if querying["kind"] == "bandits" else square
         given = {"max_queries": int(querying["queries"])} if querying["queries"] else {}
@@ -113,7 +132,7 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
         require()
         function, given = autoattack, {"version": "rand" if name.endswith("_rand") else "standard"}
     else:
-        raise SettingsError(f"attack {name!r} is not known. {nearest(name, NAMES)}")
+        raise SettingsError(f"attack {name!r} is not known. {nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
     return NamedAttack(name, function, None if name == "cw_l2" else threat_model, {**_defaults(function), **given})
 
 

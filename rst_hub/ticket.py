@@ -13,7 +13,7 @@ before anything of the claimed size is allocated.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -148,13 +148,17 @@ class Ticket:
         for name, spec in self.seeded.items():
             values = self.init.tensor(spec)
             tensors[name] = values.where(self.masks[name], torch.zeros(())) if spec.masked else values
-        found = weights_digest(tensors, self.seeded)
+        self.check_weights(tensors.__getitem__)
+        return tensors
+
+    def check_weights(self, made: Callable[[str], torch.Tensor]) -> None:
+        """Raise TicketError unless ``made`` gives, by name, the masked weights and tables that were drawn."""
+        found = _digest_of_weights((name, made(name)) for name in sorted(self.seeded))
         if found != self.weights_digest:
             raise TicketError(
                 f"ticket {self.name}: the weights made from seed {self.init.seed} have the digest {found}, those "
                 f"it was drawn with {self.weights_digest}: its files were edited, or this rst-hub is at fault"
             )
-        return tensors
 
     def model(self) -> nn.Module:
         """Return a plain timm model in eval mode whose parameters are the masked weights.
@@ -163,11 +167,20 @@ class Ticket:
             TicketError: as for :meth:`state_dict`, or the installed timm builds other tensors under this name.
         """
         tensors = self.state_dict()
+        model = self.unloaded_model()
+        model.load_state_dict(tensors, strict=True)
+        return model
+
+    def unloaded_model(self) -> nn.Module:
+        """Return the timm model of :meth:`model` with timm's own values, compared with the ticket by name and shape.
+
+        Raises:
+            TicketError: the installed timm builds other tensors under this name.
+        """
         model = build_masked(self.architecture, self.timm_kwargs)
         set_input(model, self.pretrained_cfg)
         layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
         _compare_layouts(self.architecture, _layout_of(self.seeded, self.state, layout), layout, self.provenance)
-        model.load_state_dict(tensors, strict=True)
         return model.eval()
 
     def features(self, out_indices: int | Sequence[int] | None = None) -> nn.Module:
@@ -274,9 +287,13 @@ def weights_digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) ->
     the time of hashing every byte, and no mistake in making weights escapes it but one that cancels out in rows and
     columns at once. Forgers could write any digest anyway: edited files are for SHA-256 to find.
     """
+    return _digest_of_weights((name, tensors[name]) for name in sorted(names))
+
+
+def _digest_of_weights(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     sha = hashlib.sha256()
-    for name in sorted(names):
-        tensor = tensors[name].detach().cpu().contiguous()
+    for name, value in tensors:
+        tensor = value.detach().cpu().contiguous()
         sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.reshape(-1).view(torch.uint8)
         whole = flat.numel() - flat.numel() % (8 * _BLOCK_ROWS * _ROW_WORDS)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rst_hub import ThreatModel, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
-from rst_hub.attacks import logits_of, margin, norm_of, random_start
+from rst_hub import ThreatModel, attacks, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
+from rst_hub.attacks import averaged, clipped_margin, logits_of, margin, norm_of, random_start
 from rst_hub.errors import DataError, RstHubError, SettingsError
 from rst_hub.evaluate import outcomes
 
@@ -173,6 +173,111 @@ def test_the_margin_is_that_of_the_best_wrong_logit():
     assert margin(logits, torch.tensor([1, 1])).tolist() == [-1.0, 4.0]
 
 
+def test_the_clipped_margin_asks_no_more_of_who_is_fooled():
+    # The margins are -1 (right), 4 (fooled) and 0 (a tie, where the right class may still win).
+    logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 1.0, 4.0], [2.0, 2.0, 1.0]]).requires_grad_()
+    value = clipped_margin(logits, torch.tensor([1, 1, 0]))
+    assert value.tolist() == [-1.0, 0.0, 0.0]
+    value.sum().backward()
+    assert logits.grad.tolist() == [[0.0, -1.0, 1.0], [0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]
+    for bad in (torch.inf, torch.nan):  # no model is fooled by what is no number
+        assert bool(clipped_margin(torch.tensor([[0.0, bad]]), torch.tensor([0])).isnan())
+
+
+@pytest.mark.parametrize("norm", BUDGETS)
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "clipped_margin"])
+def test_for_one_model_every_average_is_the_same(loss, norm):
+    model, (x, _) = network(), samples()
+    y, budget = model(x).argmax(1), ThreatModel(norm, BUDGETS[norm][2])
+    found = [
+        pgd(victim, x, y, budget, steps=4, loss=loss, average=average, generator=torch.Generator().manual_seed(0))
+        for average in ("loss", "logits", "probabilities")
+        for victim in (model, [model])
+    ]
+    assert len(found) == 6
+    assert all(torch.equal(v, found[0]) for v in found)
+    assert not torch.equal(found[0], random_start(x, budget, torch.Generator().manual_seed(0)))
+
+
+def test_members_are_averaged_where_it_is_asked_for():
+    members, (x, y) = [network(0), network(1), network(2)], samples()
+    x = x * 0.8 + 0.1  # no clipping at 0 and 1
+    y = members[0](x).argmax(1)
+    leaf = x.clone().requires_grad_()
+    outputs = [member(leaf) for member in members]
+    shares = [logits.softmax(1)[torch.arange(16), y] for logits in outputs]
+    objectives = {  # written otherwise than they are computed
+        ("cross_entropy", "loss"): -sum(share.log() for share in shares) / 3,
+        ("cross_entropy", "logits"): functional.nll_loss((sum(outputs) / 3).log_softmax(1), y, reduction="none"),
+        ("cross_entropy", "probabilities"): -(sum(shares) / 3).log(),
+        ("margin", "loss"): sum(margin(logits, y) for logits in outputs) / 3,
+        ("clipped_margin", "loss"): sum(-functional.relu(-margin(logits, y)) for logits in outputs) / 3,
+        ("margin", "logits"): margin(sum(outputs) / 3, y),
+        ("margin", "probabilities"): margin(sum(logits.softmax(1) for logits in outputs).log(), y),
+    }
+    moves = []
+    for (loss, average), objective in objectives.items():
+        (gradient,) = torch.autograd.grad(objective.sum(), leaf, retain_graph=True)
+        found = pgd(
+            members, x, y, ThreatModel("L2", 0.05), steps=1, step_size=0.02, random_start=False, keep="last",
+            loss=loss, average=average,
+        )  # fmt: skip
+        length = norm_of(gradient, "L2").float().view(-1, 1, 1, 1)
+        assert torch.allclose(found, x + 0.02 * gradient / length, atol=1e-6), (loss, average)
+        moves.append(found)
+    apart = [float(norm_of(a - b, "L2").max()) for i, a in enumerate(moves) for b in moves[:i]]
+    assert len(apart) == 21
+    assert min(apart) > 1e-4  # they are seven attacks
+
+
+def test_mean_probabilities_do_not_underflow():
+    leaf = torch.tensor([[0.0, 1000.0]], requires_grad=True)
+    sure = [leaf, leaf + torch.tensor([[0.0, 500.0]])]  # of label 0 they say exp(-1000) and exp(-1500)
+    (value,) = averaged(sure, torch.tensor([0]), average="probabilities")
+    assert float(value.detach()) == pytest.approx(1000 + torch.tensor(2.0).log().item(), abs=1e-3)
+    value.backward()
+    assert leaf.grad.tolist() == [[-1.0, 1.0]]
+
+
+@pytest.mark.parametrize("average", ["loss", "logits", "probabilities"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "clipped_margin"])
+def test_the_best_iterate_fools_the_most_members_and_then_has_the_highest_objective(loss, average):
+    members, (x, _) = [network(0), network(1)], samples(64)
+    y = members[0](x).argmax(1)
+    attack = functools.partial(pgd, members, x, y, ThreatModel(eps=3 / 255), steps=5, loss=loss, average=average)
+    best, last = (attack(keep=keep, generator=torch.Generator().manual_seed(0)) for keep in ("best", "last"))
+    start = random_start(x, ThreatModel(eps=3 / 255), torch.Generator().manual_seed(0))
+    climbed = functools.partial(averaged, loss=attacks.LOSSES[loss], average=average)
+    counts, heights = [], []
+    for v in (best, last, start):
+        outputs = [logits.detach() for logits in logits_of(members, v)]
+        counts.append(torch.stack([logits.argmax(1) != y for logits in outputs]).sum(0))
+        heights.append(climbed(outputs, y))
+    for other in (1, 2):
+        assert bool((counts[0] >= counts[other]).all())
+        same = counts[0] == counts[other]
+        assert bool((heights[0] >= heights[other] - 1e-5)[same].all())
+    assert int(counts[0].sum()) > int(counts[2].sum())
+    assert int((counts[0] < 2).sum()) > 0  # of these the objective decides
+
+
+@pytest.mark.parametrize("average", ["loss", "logits"])
+def test_the_best_iterate_counts_members_before_the_objective(average):
+    # The margin of the second member, which nothing fools, rises all the way down to 0.3; the first is fooled around
+    # 0.43 and nowhere else, though the objective goes on rising beyond.
+    two_classes = lambda v: torch.cat([0 * v.flatten(1), v.flatten(1)], 1)  # noqa: E731
+    members = [
+        lambda v: two_classes(torch.where((v - 0.43).abs() < 0.025, -1.0, 1.0) + 0 * v),
+        lambda v: two_classes(50 + 100 * (v - 0.5)),
+    ]
+    x, y = torch.full((1, 1, 1, 1), 0.5), torch.ones(1, dtype=torch.int64)
+    attack = functools.partial(
+        pgd, members, x, y, ThreatModel("Linf", 0.2), random_start=False, loss="margin", average=average
+    )
+    assert attack(keep="last").item() == pytest.approx(0.3)
+    assert attack(keep="best").item() == pytest.approx(0.45)
+
+
 def test_random_starts_fill_the_ball():
     x = torch.full((4000, 1, 1, 2), 0.5)
     generator = torch.Generator().manual_seed(0)
@@ -291,7 +396,8 @@ def test_logits_that_are_not_finite_are_an_error():
     def broken(v):  # finite where nothing is attacked
         return torch.where((v == x).all(), model(v), float("nan"))
 
-    for attack in (pgd, functools.partial(cw_linf, steps=2), without_budget):
+    clipped = functools.partial(pgd, loss="clipped_margin")
+    for attack in (pgd, clipped, functools.partial(cw_linf, steps=2), without_budget):
         with pytest.raises(RstHubError, match="not finite"):
             attack(broken, x, y, LINF)
 
@@ -393,6 +499,7 @@ def test_bad_settings_are_refused():
         {"restarts": 2, "keep": "last"},
         {"keep": "worst"},
         {"loss": "hinge"},
+        {"average": "votes"},
         {"steps": 5.5},
         {"step_size": float("nan")},
     )

@@ -201,11 +201,21 @@ def test_an_r2s_of_a_repository_has_its_tickets_of_one_commit(repo):
     generator = torch.Generator().manual_seed(0)
     r2s = rst_hub.r2s_from_pretrained("org/rst-test", generator=generator)
     assert r2s.names == ("r0.05", "r0.1")
-    assert all(
-        same(member, rst_hub.from_pretrained(folder, ticket=name))
-        for member, name in zip(r2s.members, r2s.names, strict=True)
-    )
-    assert r2s(torch.rand(3, 3, 32, 32)).shape == (3, 10)
+    whole = rst_hub.r2s_from_pretrained("org/rst-test", materialised=True, probabilities=[0.9, 0.1], per="batch")
+    assert (whole.probabilities, whole.per) == ((0.9, 0.1), "batch")
+    x, compared = torch.rand(3, 3, 32, 32), 0
+    for j, name in enumerate(r2s.names):
+        alone = rst_hub.from_pretrained(folder, ticket=name)
+        assert same(whole.members[j], alone)
+        with torch.no_grad():
+            compared += torch.equal(r2s.logits_of(x, j), alone(x))
+    assert compared == 2
+    assert r2s(x).shape == (3, 10)
+    pool = rst_hub.TicketPool()
+    rst_hub.r2s_from_pretrained(folder, pool=pool, tickets=["r0.1"])
+    before = pool.nbytes
+    rst_hub.r2s_from_pretrained(folder, pool=pool, tickets=["r0.05"])
+    assert pool.nbytes == before > 0
     assert rst_hub.r2s_from_pretrained(folder, tickets=["r0.1"]).names == ("r0.1",)
     with pytest.raises(TicketError, match="no ticket 'x'"):
         rst_hub.r2s_from_pretrained("org/rst-test", tickets=["x"])

@@ -14,6 +14,7 @@ LAYERS = [
     "masking",
     "attacks",
     "blackbox",
+    "adaptive",
     "evaluate",
     "autoattack",
     "suite",
@@ -24,6 +25,7 @@ LAYERS = [
     "config",
     "data",
     "ticket",
+    "pool",
     "r2s",
     "export",
     "wording",
@@ -94,7 +96,7 @@ def test_recipes_shadow_no_library():
     import sys
 
     names = {path.stem for path in (ROOT / "recipes").glob("*.py")}
-    assert len(names) == 10
+    assert len(names) == 11
     elsewhere = [folder for folder in sys.path if Path(folder).resolve() != ROOT / "recipes"]
     for name in names:
         assert importlib.machinery.PathFinder.find_spec(name, elsewhere) is None, name

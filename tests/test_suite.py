@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from rst_hub import ThreatModel, autoattack, bandits, cw_l2, cw_linf, fgsm, fgsm_rs, pgd, square
+from rst_hub.adaptive import arc
 from rst_hub.errors import SettingsError
-from rst_hub.suite import NAMES, named_attack
+from rst_hub.suite import ADAPTIVE, NAMES, named_attack
 
 EPS8 = ThreatModel("Linf", 8 / 255)
 
@@ -19,11 +20,20 @@ def test_names_stand_for_attacks_with_all_their_settings():
         "fgsm_rs": (fgsm_rs, {"step_size_over_255": 10.0}),
         "pgd20": (
             pgd,
-            {"steps": 20, "step_size_over_255": 2.0, "restarts": 1, "keep": "best", "loss": "cross_entropy"},
+            {"steps": 20, "step_size_over_255": 2.0, "restarts": 1, "keep": "best", "loss": "cross_entropy"}
+            | {"average": "loss", "random_start": True},
         ),
         "pgd100x5": (pgd, {"steps": 100, "restarts": 5}),
         "margin20": (pgd, {"steps": 20, "loss": "margin"}),
         "margin100x5": (pgd, {"steps": 100, "restarts": 5, "loss": "margin"}),
+        "logit_ensemble20": (pgd, {"steps": 20, "restarts": 1, "loss": "cross_entropy", "average": "logits"}),
+        "logit_ensemble100x5": (pgd, {"steps": 100, "restarts": 5, "average": "logits"}),
+        "probability_ensemble20": (pgd, {"steps": 20, "loss": "cross_entropy", "average": "probabilities"}),
+        "probability_ensemble50x2": (pgd, {"steps": 50, "restarts": 2, "average": "probabilities"}),
+        "margin_sum20": (pgd, {"steps": 20, "step_size_over_255": 2.0, "loss": "clipped_margin", "average": "loss"}),
+        "margin_sum100x5": (pgd, {"steps": 100, "restarts": 5, "loss": "clipped_margin", "average": "loss"}),
+        "arc20": (arc, {"steps": 20, "step_size_over_255": 8.0, "targets": 9, "random_start": True}),
+        "arc100": (arc, {"steps": 100, "step_size_over_255": 8.0}),
         "cw_linf": (cw_linf, {"steps": 100, "restarts": 1}),
         "cw_linf20x3": (cw_linf, {"steps": 20, "restarts": 3}),
         "cw_l2": (cw_l2, {"steps": 100, "search_steps": 1, "initial_const": 0.1, "learning_rate": 0.01}),
@@ -39,6 +49,7 @@ def test_names_stand_for_attacks_with_all_their_settings():
         described = json.loads(json.dumps(attack.described()))
         assert attack.function is function
         assert settings.items() <= described.items(), name
+        assert {"name": name, "function": function.__name__}.items() <= described.items()
         assert (described["norm"], described["eps_over_255"]) == (("L2", None) if name == "cw_l2" else ("Linf", 8.0))
         assert attack.counts_queries == (function in (bandits, square))
         budget = () if name == "cw_l2" else (EPS8,)
@@ -54,7 +65,8 @@ def test_every_attack_runs_by_its_name_and_draws_from_the_generator():
     x = torch.rand(6, 3, 8, 8)
     y = model(x).argmax(1)
     drawing = 0
-    for name in ("fgsm", "fgsm_rs", "pgd3", "cw_linf3", "cw_l2", "bandits10", "square10"):
+    names = ("fgsm", "fgsm_rs", "pgd3", "cw_linf3", "cw_l2", "bandits10", "square10")
+    for name in (*names, "logit_ensemble3", "probability_ensemble3", "margin_sum3", "arc3"):
         attack = named_attack(name, EPS8, 8)
         found = []
         for seed in (0, 0, 1):
@@ -65,7 +77,22 @@ def test_every_attack_runs_by_its_name_and_draws_from_the_generator():
             assert bool((queries > 0).any()) == attack.counts_queries
         assert torch.equal(found[0], found[1])
         drawing += not torch.equal(found[0], found[2])
-    assert drawing == 5
+    assert drawing == 9
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_an_r2s_is_measured_by_five_different_attacks_in_either_norm(norm):
+    assert set(ADAPTIVE) <= set(NAMES)
+    torch.manual_seed(0)
+    members = [nn.Sequential(nn.Flatten(), nn.Linear(192, 5)) for _ in range(2)]
+    x = torch.rand(12, 3, 8, 8)
+    y = members[0](x).argmax(1)
+    attacks = [named_attack(name, ThreatModel(norm, 0.02), 8) for name in ADAPTIVE]
+    found = [attack(members, x, y, torch.Generator().manual_seed(0)) for attack in attacks]
+    of_arc = 5.1 if norm == "Linf" else 1.275
+    assert [attack.described()["step_size_over_255"] for attack in attacks] == [1.275] * 4 + [of_arc]
+    assert not any(torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
+    assert len({str({**attack.described(), "name": ""}) for attack in attacks}) == 5
 
 
 def test_cw_linf_is_for_linf():
@@ -79,6 +106,10 @@ def test_an_unknown_name_is_refused_with_the_nearest():
         ("pgd", "Did you mean pgd20"),
         ("sqare", "Did you mean square"),
         ("pgd0", "pgd20"),
+        ("arc", "Did you mean arc20"),
+        ("arc20x2", "arc20"),
+        ("logit_ensemble", "Did you mean logit_ensemble20"),
+        ("margin_sum0", "margin_sum20"),
         ("xyz", "Known"),
     ):
         with pytest.raises(SettingsError, match=hint):
