@@ -98,10 +98,12 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
         RstHubError: the model cannot take the images, the checkpoint is of another model, or learning diverges.
     """
     settings, accelerator = run.settings, run.accelerator
+    torch.backends.cudnn.allow_tf32 = False  # as measure() has it: an epoch is the same before and after it
     optimizer = make_optimizer(settings, learner.learned)
     _try_forward(run, learner.model)
     saved = read_checkpoint(run)
-    make_folder(accelerator, run.output, run.recipe, settings)
+    for each in filter(None, (run.part_of, run)):
+        make_folder(accelerator, each.output, run.recipe, each.settings)
     metrics: list[dict[str, Any]] = []
     best: dict[str, torch.Tensor] = {}
     if saved is not None:

@@ -19,7 +19,7 @@ import accelerate
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
-from settings import MeasureSettings, RunSettings
+from settings import MeasureSettings, RunSettings, SearchSettings, ratios_of
 from tqdm import tqdm
 
 import rst_hub
@@ -48,6 +48,7 @@ class Run:
     image_size: int
     mean: list[float]
     std: list[float]
+    part_of: "Run | None" = None
 
     def say(self, text: str) -> None:
         """Print on the main process."""
@@ -58,6 +59,18 @@ class Run:
     def shard(self) -> tuple[int, int]:
         """(rank, processes)."""
         return self.accelerator.process_index, self.accelerator.num_processes
+
+    def part(self, name: str, settings: RunSettings) -> "Run":
+        """Return a run with settings of its own in a sub-folder of this one's, on the same processes and images.
+
+        The accelerator forgets what another part has left in it: the models and optimizers that it was given, and the
+        factor by which it scales losses in fp16.
+        """
+        self.accelerator.free_memory()
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**16, "_growth_tracker": 0})  # torch's defaults
+        return dataclasses.replace(self, settings=settings, output=self.output / name, part_of=self)
 
 
 def start(recipe: str, settings: RunSettings) -> Run:
@@ -217,8 +230,10 @@ def versions() -> dict[str, str]:
 
 def _default_output(recipe: str, settings: RunSettings) -> str:
     parts = [recipe, settings.model, Path(settings.dataset).name, settings.attack, f"eps{settings.eps:g}"]
-    ratio = getattr(settings, "remaining_ratio", None)
-    parts += [] if ratio is None else [f"r{ratio:g}"]
+    ratios = [f"{ratio:g}" for ratio in ratios_of(settings)] if isinstance(settings, SearchSettings) else []
+    if len("-".join([*parts, *ratios])) > 120:  # of a long list the first and the last
+        ratios = [ratios[0], "to", ratios[-1], "of", str(len(ratios))]
+    parts += ["r" + "-".join(ratios)] if ratios else []
     return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
 
 

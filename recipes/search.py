@@ -1,11 +1,13 @@
-"""Search a random network for a robust scratch ticket (paper, section 3): nothing but the scores is learned.
+"""Search a random network for robust scratch tickets (paper, section 3): nothing but the scores is learned.
 
     python recipes/search.py                                                the digits, in minutes on two cores
+    python recipes/search.py --remaining-ratios 0.05,0.07,0.1,0.15,0.2,0.3  a set of tickets of one random network
     accelerate launch recipes/search.py --model preact_resnet18 --dataset cifar10-folder --remaining-ratio 0.05
     accelerate launch --mixed_precision bf16 recipes/search.py --preset imagenet --dataset org/name
     python recipes/search.py --help                                         every setting
 
-The run's folder holds the ticket (``ticket/``), ``metrics.jsonl``, ``settings.json`` and ``checkpoint.pt``.
+The run's folder holds the ticket (``ticket/``), ``metrics.jsonl``, ``settings.json`` and ``checkpoint.pt``. A set's
+holds all of its tickets in ``ticket/``, and the other files once for each ticket, in ``r0.05/`` and so on.
 """
 
 import dataclasses
@@ -18,23 +20,47 @@ from accelerate.utils import gather_object
 from launch import main_of
 from loop import Learner, learn, measure
 from run import Run, provenance, start
-from settings import SearchSettings, parse
+from settings import SearchSettings, parse, ratios_of
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.models import check_architecture, describe_input, size_arguments
-from rst_hub.ticket import digest
+from rst_hub.ticket import digest, ticket_names
 
 
 def main(arguments: list[str]) -> None:
-    """Search, save, load and measure one ticket."""
+    """Search one ticket, or a set of them one after another, and say what was found."""
     settings = parse(SearchSettings, arguments, __doc__ or "")
     check_architecture(settings.model, {})
     run = start("search", settings)
     folder = run.output / "ticket"
-    if folder.exists():
+    ratios = {f"r{ratio:g}": ratio for ratio in ratios_of(settings)}
+    # Every process looks before the main one writes: each search begins with a barrier, behind this line.
+    finished = ticket_names(folder) if folder.exists() else []
+    if all(name in finished for name in ratios):
         raise SettingsError(f"{folder} is there already, so this search has ended: choose another --output")
+    if settings.remaining_ratios is None:
+        search(run, settings, folder)
+        report(run, folder)
+    else:
+        search_set(run, settings, ratios, finished)
+        report_set(run, folder)
+    run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
+    run.accelerator.end_training()
 
+
+def search_set(run: Run, settings: SearchSettings, ratios: dict[str, float], finished: list[str]) -> None:
+    """Search the tickets that are not finished, each as if it were searched alone."""
+    for number, (name, ratio) in enumerate(ratios.items(), 1):
+        found = ": found already" if name in finished else ""
+        run.say(f"ticket {number} of {len(ratios)}: {_percent(ratio)} of the weights{found}")
+        if name not in finished:
+            own = dataclasses.replace(settings, remaining_ratio=ratio, remaining_ratios=None)
+            search(run.part(name, own), own, run.output / "ticket")
+
+
+def search(run: Run, settings: SearchSettings, folder: Path) -> None:
+    """Search, measure and save one ticket."""
     # A random network: the seed makes its weights, everything else is neutral and frozen.
     init = Init(settings.seed, settings.distribution)
     kwargs = {"num_classes": len(run.train.classes), **size_arguments(settings.model, run.image_size)}
@@ -58,9 +84,7 @@ def main(arguments: list[str]) -> None:
     if run.accelerator.is_main_process:
         check_loads_exactly(ticket, popup)
         ticket.save(folder)
-        report(run, ticket, test, folder)
-    run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
-    run.accelerator.end_training()
+    run.accelerator.wait_for_everyone()
 
 
 def check_ranks_agree(run: Run, ticket: Ticket) -> None:
@@ -81,22 +105,60 @@ def check_loads_exactly(ticket: Ticket, popup: EdgePopup) -> None:
         raise RstHubError("the ticket does not load to the network that was searched: nothing is saved")
 
 
-def report(run: Run, ticket: Ticket, test: dict, folder: Path) -> None:
+def report(run: Run, folder: Path) -> None:
     """Print what was found: accuracies, sizes, and the lines that load it."""
-    size = sum(path.stat().st_size for path in folder.iterdir())
-    dense = sum(tensor.numel() * tensor.element_size() for tensor in ticket.state_dict().values())
-    samples, eps = test["samples"], run.settings.eps
+    if not run.accelerator.is_main_process:
+        return
+    ticket = Ticket.load(folder)
+    results, size, dense = ticket.provenance["results"], _bytes_in(folder), _dense_bytes(ticket)
+    share, samples, eps = f"{ticket.remaining_ratio:.0%}", results["samples"], run.settings.eps
     run.say(
         f"""
-A ticket of {ticket.architecture}, {ticket.remaining_ratio:.0%} of its weights, none trained, on {samples} test images:
-  clean accuracy    {test["clean"]:.2f} %
-  PGD-20 accuracy   {test["pgd20"]:.2f} %   (Linf, eps {eps:g}/255, step 2/255, one random start)
+A ticket of {ticket.architecture}, {share} of its weights, none trained, on {samples} test images:
+  clean accuracy    {results["clean_accuracy"]:.2f} %
+  PGD-20 accuracy   {results["robust_accuracy"]:.2f} %   (Linf, eps {eps:g}/255, step 2/255, one random start)
   size              {size:,} bytes in {folder}
   dense size        {dense:,} bytes, {dense / size:.0f} times as many
 It loads bit for bit:
   import rst_hub
   model = rst_hub.from_pretrained("{folder}")"""
     )
+
+
+def report_set(run: Run, folder: Path) -> None:
+    """Print what was found: a line for each ticket, and the lines that load one, or all of them as one model."""
+    if not run.accelerator.is_main_process:
+        return
+    tickets = [Ticket.load(folder, name) for name in ticket_names(folder)]
+    one, rows = tickets[0], []
+    for ticket in sorted(tickets, key=lambda ticket: ticket.remaining_ratio):
+        results, size = ticket.provenance["results"], (folder / ticket.file).stat().st_size
+        accuracies = f"{results['clean_accuracy']:>7.2f} %{results['robust_accuracy']:>7.2f} %"
+        rows.append(f"{_percent(ticket.remaining_ratio):>9}{accuracies}{results['samples']:>13,}{size:>10,}")
+    lines, size = "\n".join(rows), _bytes_in(folder)
+    run.say(
+        f"""
+{len(tickets)} tickets of one random {one.architecture}, none of its weights trained:
+  weights    clean   PGD-20  test images     bytes
+{lines}
+PGD-20: Linf, eps {run.settings.eps:g}/255, step 2/255, one random start. All of them take {size:,} bytes in {folder},
+and one dense network {_dense_bytes(one):,}. They load bit for bit, one of them, or all as one network that switches:
+  import rst_hub
+  model = rst_hub.from_pretrained("{folder}", ticket="{one.name}")
+  model = rst_hub.r2s_from_pretrained("{folder}")"""
+    )
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:g}%"
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _dense_bytes(ticket: Ticket) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in ticket.state_dict().values())
 
 
 if __name__ == "__main__":

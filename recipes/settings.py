@@ -102,6 +102,7 @@ class SearchSettings(RunSettings):
     """Settings of a search for a robust scratch ticket."""
 
     remaining_ratio: float = _setting(0.05, "share of each layer's weights that the ticket keeps")
+    remaining_ratios: str | None = _setting(None, "several such shares, with commas between: a set of tickets")
     distribution: str = _setting("signed_kaiming_constant", "of the random weights", DISTRIBUTIONS)
     pattern: str = _setting("element", "what is kept or removed as one", PATTERNS)
     score_seed: int = _setting(0, "of the initial scores")
@@ -134,7 +135,7 @@ class BenchmarkSettings(MeasureSettings):
     """Settings of benchmark.py."""
 
     ticket: str = _setting("", "ticket folder or org/name on the Hub; or a dense model's folder, or its name in timm")
-    name: str | None = _setting(None, "one of several tickets; without it they are measured as one R2S")
+    name: str | None = _setting(None, "one of several tickets; without it they are one R2S, measured by more attacks")
     attacks: str = _setting("pgd20,margin20,square1000", "names, with commas between: " + ", ".join(NAMES))
     eps: str = _setting("8", "budgets in pixels over 255, with commas between")
     flag_samples: int = _setting(200, "images of those to raise the honesty flags on, at the first eps; 0: no flags")
@@ -198,6 +199,8 @@ def parse(kind: type[Settings], arguments: list[str], description: str) -> Setti
     names = {f.name for f in dataclasses.fields(kind)}
     chosen = {key: value for key, value in PRESETS[preset].items() if key in names}
     own = {**from_file, **given}
+    if "remaining_ratio" in own and "remaining_ratios" in own:
+        raise SettingsError("give --remaining-ratio for one ticket or --remaining-ratios for a set, not both")
     if own.get("optimizer") == "adamw":
         chosen["lr"] = ADAMW_RATE
     run_settings = kind(**{**chosen, **own})
@@ -221,7 +224,7 @@ def check(settings: RunSettings) -> None:
         if not 0 <= value < 2**64:
             raise SettingsError(f"--{_dashed(name)} {value}: give a whole number from 0 to 2**64 - 1")
     if isinstance(settings, SearchSettings):
-        check_remaining_ratio(settings.remaining_ratio)
+        ratios_of(settings)
     contradictions = {
         f"--eps {settings.eps}: give a budget in pixels over 255, at most 255": settings.eps > 255,
         f"--momentum {settings.momentum}: give a share below 1": settings.momentum >= 1,
@@ -235,6 +238,27 @@ def check(settings: RunSettings) -> None:
     for message, applies in contradictions.items():
         if applies:
             raise SettingsError(message)
+
+
+def ratios_of(settings: SearchSettings) -> list[float]:
+    """Return the remaining ratios of the tickets to search: one, or those of a set.
+
+    Raises:
+        SettingsError: one is no number, out of range, or given twice (to six digits, which make a ticket's name).
+    """
+    text = settings.remaining_ratios
+    try:
+        ratios = [settings.remaining_ratio] if text is None else [float(word) for word in text.split(",")]
+    except ValueError:
+        said = f"--remaining-ratios {text!r}: give shares of weights to keep, with commas between: 0.05,0.1,0.3"
+        raise SettingsError(said) from None
+    for ratio in ratios:
+        check_remaining_ratio(ratio)
+    names = [f"{ratio:g}" for ratio in ratios]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise SettingsError(f"--remaining-ratios {text}: {twice[0]} is there twice, and a set has a ticket for each")
+    return ratios
 
 
 def _check_measure(settings: MeasureSettings) -> None:

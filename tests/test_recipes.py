@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import loop
 import pytest
@@ -13,12 +14,13 @@ import run as run_module
 import search as search_recipe
 import settings
 import torch
+from accelerate import Accelerator
 from conftest import ENVIRONMENT, ROOT, launch, run_recipe
 
 import rst_hub
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.models import load_dense
-from rst_hub.ticket import digest
+from rst_hub.ticket import digest, ticket_names
 
 SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
 
@@ -107,6 +109,14 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
         ("--momentum", "1"): "give a share below 1",
         ("--lr", "inf"): "--lr inf",
         ("--attack", "fgsm", "--step-size", "2"): "fgsm has no step of its own",
+        ("--remaining-ratios", "0.1,0.3", "--remaining-ratio", "0.1"): "--remaining-ratios for a set, not both",
+        ("--remaining-ratios", "0.1,few"): "--remaining-ratios '0.1,few': give shares of weights to keep, with commas",
+        ("--remaining-ratios", "0.1,,0.3"): "give shares of weights to keep",
+        ("--remaining-ratios", ""): "give shares of weights to keep",
+        ("--remaining-ratios", "0.1,0"): "remaining ratio 0.0",
+        ("--remaining-ratios", "0.1,nan"): "remaining ratio nan",
+        ("--remaining-ratios", "0.1,0.3,0.10"): "0.1 is there twice",
+        ("--remaining-ratios", "0.1,0.10000001"): "0.1 is there twice",
     }
     for arguments, message in cases.items():
         with pytest.raises(SettingsError) as caught:
@@ -121,6 +131,7 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
         'preset = "digit"': "Did you mean digits",
         "preset = 3": "preset 3 is not known",
         f"eps = {10**400}": "must be of type float",
+        'remaining_ratio = 0.1\nremaining_ratios = "0.1,0.3"': "for a set, not both",
     }
     for text, message in files.items():
         (tmp_path / "row.toml").write_text(text)
@@ -279,6 +290,162 @@ def test_an_interrupted_search_resumes_to_the_same_bits(search, tmp_path):
     assert [dict(line, seconds=0) for line in lines(folder)] == [dict(line, seconds=0) for line in lines(output)]
     tickets = [rst_hub.from_pretrained(run / "ticket").state_dict() for run in (folder, output)]
     assert digest(tickets[0], tickets[0]) == digest(tickets[1], tickets[1])
+
+
+# A set of tickets
+
+
+@pytest.fixture(scope="module")
+def tiny(image_folder):
+    """Return settings with which a ticket is searched and measured in a second."""
+    images = ("--model", "test_resnet", "--dataset", image_folder, "--image-size", "16", "--holdout", "8")
+    few = ("--test-samples", "8", "--epochs", "2", "--batch-size", "12", "--accumulation-steps", "2", "--steps", "2")
+    return (*images, *few)
+
+
+@pytest.fixture(scope="module")
+def ticket_set(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets") / "set"
+    search_here(*tiny, "--remaining-ratios", "0.3,0.1", "--output", folder)
+    return folder
+
+
+def search_here(*arguments):
+    search_recipe.main([str(argument) for argument in arguments])
+
+
+def bits(folder, name=None):
+    """Return the digests of a ticket's state dict and masks."""
+    found = rst_hub.Ticket.load(folder / "ticket", name)
+    state = found.state_dict()
+    return digest(state, state), digest(found.masks, found.masks)
+
+
+def without_seconds(folder):
+    return [dict(line, seconds=0) for line in lines(folder)]
+
+
+def test_a_set_is_the_tickets_that_are_found_alone(tiny, ticket_set, tmp_path):
+    of_each = {"checkpoint.pt", "metrics.jsonl", "settings.json"}
+    assert {path.name for path in ticket_set.iterdir()} == {"r0.1", "r0.3", "settings.json", "ticket"}
+    assert json.loads((ticket_set / "settings.json").read_text())["settings"]["remaining_ratios"] == "0.3,0.1"
+    for ratio in (0.3, 0.1):
+        name, alone = f"r{ratio}", tmp_path / f"r{ratio}"
+        search_here(*tiny, "--remaining-ratio", ratio, "--output", alone)
+        assert {path.name for path in (ticket_set / name).iterdir()} == of_each
+        assert bits(ticket_set, name) == bits(alone)
+        assert without_seconds(ticket_set / name) == without_seconds(alone)
+        of_set, of_one = (rst_hub.Ticket.load(folder / "ticket", name).provenance for folder in (ticket_set, alone))
+        assert of_set["results"] == of_one["results"]
+        assert of_set["settings"] == of_one["settings"]
+        assert of_set["settings"]["remaining_ratio"] == ratio
+    assert bits(ticket_set, "r0.1") != bits(ticket_set, "r0.3")
+    assert rst_hub.r2s_from_pretrained(ticket_set / "ticket").eval()(torch.rand(1, 3, 16, 16)).shape == (1, 3)
+
+
+def test_a_set_that_is_interrupted_twice_resumes_to_the_same_bits(tiny, ticket_set, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "set"
+    arguments = (*tiny, "--remaining-ratios", "0.3,0.1", "--output", output)
+
+    def before_the_second(run, name, settings, part=run_module.Run.part):
+        if name == "r0.1":
+            raise KeyboardInterrupt
+        return part(run, name, settings)
+
+    def in_the_second(run, state):
+        run_module.write_checkpoint(run, state)
+        raise KeyboardInterrupt
+
+    for where, stop, more in (
+        (run_module.Run, before_the_second, ()),
+        (loop, in_the_second, ("--resume",)),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, "part" if where is run_module.Run else "write_checkpoint", stop)
+            with pytest.raises(KeyboardInterrupt):
+                search_here(*arguments, *more)
+        assert ticket_names(output / "ticket") == ["r0.3"]
+        assert (output / "r0.1" / "checkpoint.pt").exists() == (where is loop)
+    first = [output / "ticket" / "ticket-r0.3.safetensors", *(output / "r0.3").iterdir()]
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in first]
+    others = (*tiny, "--remaining-ratios", "0.3,0.1,0.5", "--output", output, "--resume")
+    assert "remaining_ratios was '0.3,0.1', is '0.3,0.1,0.5'" in refusal(*others)
+    alone = (*tiny, "--remaining-ratio", "0.1", "--output", output, "--resume")
+    assert "remaining_ratios was '0.3,0.1', is None" in refusal(*alone)
+    capsys.readouterr()
+
+    search_here(*arguments, "--resume")
+    said = capsys.readouterr().out
+    assert "ticket 1 of 2: 30% of the weights: found already\nticket 2 of 2: 10% of the weights\n" in said
+    assert "resumed after epoch 1 of 2" in said
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in first] == before
+    for name in ("r0.3", "r0.1"):
+        assert bits(output, name) == bits(ticket_set, name)
+        assert without_seconds(output / name) == without_seconds(ticket_set / name)
+        results = rst_hub.Ticket.load(output / "ticket", name).provenance["results"]
+        row = f"{results['clean_accuracy']:>7.2f} %{results['robust_accuracy']:>7.2f} %{results['samples']:>13}"
+        assert f"{float(name[1:]):>9.0%}{row}" in said
+    assert f'rst_hub.from_pretrained("{output / "ticket"}", ticket="r0.3")' in said
+    assert f'rst_hub.r2s_from_pretrained("{output / "ticket"}")' in said
+
+
+def test_a_finished_set_is_left_alone(tiny, ticket_set):
+    arguments = (*tiny, "--remaining-ratios", "0.3,0.1", "--output", ticket_set)
+    assert "already holds a run: add --resume" in refusal(*arguments)
+    assert "so this search has ended" in refusal(*arguments, "--resume")
+
+
+def test_a_set_that_cannot_begin_writes_nothing(tiny, tmp_path):
+    arguments = (
+        *tiny,
+        "--remaining-ratios",
+        "0.3,0.1",
+        "--model",
+        "test_vit",
+        "--image-size",
+        "30",
+        "--output",
+        tmp_path / "set",
+    )
+    assert "test_vit cannot take images of 30 x 30" in refusal(*arguments)
+    assert not (tmp_path / "set").exists()
+
+
+def test_nothing_of_one_search_is_left_for_the_next():
+    accelerator, scaler = Accelerator(), torch.amp.GradScaler("cpu")
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 4.0, "_growth_tracker": 7})
+    accelerator.scaler, accelerator.step = scaler, 3
+    accelerator.prepare_optimizer(torch.optim.SGD(accelerator.prepare_model(torch.nn.Linear(2, 2)).parameters()))
+    rest = {f.name: None for f in dataclasses.fields(run_module.Run)}
+    whole = run_module.Run(**{**rest, "accelerator": accelerator, "output": Path("set")})
+    part = whole.part("r0.1", parse())
+    assert (part.output, part.part_of, part.accelerator) == (Path("set/r0.1"), whole, accelerator)
+    assert (accelerator._models, accelerator._optimizers, accelerator.step) == ([], [], 0)
+    assert scaler.state_dict() == torch.amp.GradScaler("cpu").state_dict()
+
+
+def test_a_long_list_of_ratios_has_a_short_folder():
+    ratios = [f"0.{number}" for number in range(11, 99) if number % 10]
+    few = parse("--remaining-ratios", "0.05,0.07,0.10")
+    assert run_module._default_output("search", few) == "runs/search-resnet10t-digits-fgsm-rs-eps8-r0.05-0.07-0.1-s0"
+    many = run_module._default_output("search", parse("--remaining-ratios", ",".join(ratios), "--seed", 2**64 - 1))
+    assert f"-r0.11-to-0.98-of-{len(ratios)}-s" in many
+    assert len(many) < 150
+
+
+@pytest.mark.slow
+def test_two_processes_search_a_set(tiny, tmp_path):
+    arguments = (*tiny, "--remaining-ratios", "0.3,0.1", "--output")
+    whole, half, alone = tmp_path / "whole", tmp_path / "half", tmp_path / "alone"
+    process = run_recipe("search.py", *arguments, whole, launcher=launch(2))
+    assert process.stdout.count("ticket 2 of 2: 10% of the weights") == 1
+    run_recipe("search.py", *tiny, "--remaining-ratio", "0.1", "--output", alone, launcher=launch(2))
+    assert bits(alone) == bits(whole, "r0.1")
+    shutil.copytree(whole, half, ignore=shutil.ignore_patterns("ticket", "r0.1"))
+    rst_hub.Ticket.load(whole / "ticket", "r0.3").save(half / "ticket")
+    resumed = run_recipe("search.py", *arguments, half, "--resume", launcher=launch(2))
+    assert resumed.stdout.count("ticket 1 of 2: 30% of the weights: found already") == 1
+    assert [bits(half, name) for name in ("r0.3", "r0.1")] == [bits(whole, name) for name in ("r0.3", "r0.1")]
 
 
 VIT = ("--model", "test_vit", "--holdout", "60", "--test-samples", "40", "--batch-size", "64", "--attack", "fgsm")
