@@ -39,7 +39,7 @@ def main() -> int:
     """Print a table for each network; return 1 if one of the limits is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
-    parser.add_argument("--distributions", nargs="+", default=["signed_kaiming_constant", "kaiming_normal"])
+    parser.add_argument("--distributions", nargs="+", default=["signed_kaiming_constant"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="write the numbers as JSON, too")
     parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)  # of the processes that are weighed

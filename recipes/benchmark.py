@@ -7,8 +7,9 @@
     python recipes/benchmark.py --help                                      every setting
 
 The run's folder holds ``results.json``, ``settings.json`` and ``journal/``, which ``--resume`` continues from. A folder
-of several tickets is measured as an R2S against an attacker who knows all members: gradients and losses are the exact
-mean over them (EOT), accuracies the exact expectation.
+of several tickets is measured as an R2S (switched.py): accuracies are the exact expectation over its members. The
+adaptive attacks, by one who knows them all, are made whether asked for or not; PGD-20 is crafted on each member too, in
+full and stopped early, for the paper's protocol of an attacker who draws one.
 """
 
 import hashlib
@@ -28,11 +29,16 @@ from accelerate.utils import gather_object
 from launch import main_of
 from run import check_output, make_folder, rounds
 from settings import BenchmarkSettings, budgets, command, parse
+from switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, worst_of
+from switched import in_words as compared_in_words
 from tqdm import tqdm
 from victims import (
     Victim,
+    accuracy,
     batches_of,
     circumstances,
+    decoded,
+    encoded,
     fingerprint,
     load_test_images,
     load_victim,
@@ -46,7 +52,7 @@ from rst_hub.data import Images
 from rst_hub.evaluate import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
 from rst_hub.files import write_json
 from rst_hub.flags import inspect_model, judge, probes
-from rst_hub.suite import NamedAttack, named_attack
+from rst_hub.suite import ADAPTIVE, NamedAttack, named_attack
 
 FREE_ON_RESUME = ("resume", "output", "attacks", "eps", "flag_samples")
 
@@ -94,13 +100,13 @@ def main(arguments: list[str]) -> None:
     clean = measured(bench, "clean", None, images)
     bench.say(in_words("clean", clean))
     rows = []
-    for key, attack in attacks.items():
-        left = measured(bench, key, attack, images)
-        rows.append(row(key, attack, clean, left, warnings_of(bench, key, attack)))
-        bench.say(in_words(key, left))
-    together = [worst_at(settings.norm, budget, clean, rows) for budget in eps if within(budget, rows)]
-    for found in together:
-        bench.say(f"{found['accuracy']:6.2f} %  worst case at eps {found['eps_over_255']:g}/255, {settings.norm}")
+    for key, crafting in attacks.items():
+        left = measured(bench, key, crafting, images)
+        rows.append(row(key, crafting, victim, clean, left, warnings_of(bench, key, crafting.attack)))
+        bench.say(in_words(key if crafting.on in (None, *victim.names) else f"{key} on {crafting.on}", left))
+    found = concluded(settings.norm, eps, victim, clean, rows)
+    for line in concluded_in_words(victim, found):
+        bench.say(line)
 
     # Signs that the attacks failed where the network seems strong.
     flags = raised(bench, ThreatModel(settings.norm, eps[0] / 255), images)
@@ -112,9 +118,7 @@ def main(arguments: list[str]) -> None:
         "kind": victim.kind,
         "network": victim.about,
         **circumstances(settings, dataset, images, bench.image_size, accelerator, command("benchmark", settings)),
-        "clean": {**accuracy(clean.correct), "outcomes": encoded(clean.correct)},
-        "attacks": rows,
-        "worst_case": together,
+        **found,
         "flags": flags,
     }
     if accelerator.is_main_process:
@@ -138,35 +142,40 @@ def with_earlier(settings: BenchmarkSettings, output: Path) -> BenchmarkSettings
     return replace(settings, attacks=both("attacks"), eps=both("eps"))
 
 
-def planned(settings: BenchmarkSettings, eps: list[float], victim: Victim) -> dict[str, NamedAttack]:
+def planned(settings: BenchmarkSettings, eps: list[float], victim: Victim) -> dict[str, Crafting]:
     """Return every attack at every budget, by a key of both; one that has no budget once."""
-    attacks = {}
+    found = {}
     classes: Any = victim.members[0].model.num_classes
-    for name in dict.fromkeys(part.strip() for part in settings.attacks.split(",")):
+    names = [*(ADAPTIVE if victim.kind == "r2s" else ()), *(part.strip() for part in settings.attacks.split(","))]
+    for name in dict.fromkeys(names):
         if name.startswith("autoattack"):
             require(classes)
         for budget in eps:
             attack = named_attack(name, ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1])
-            attacks[name if attack.threat_model is None else f"{name}-eps{shown(budget)}"] = attack
-    return attacks
+            key = name if attack.threat_model is None else f"{name}-eps{shown(budget)}"
+            found[key] = on_all(victim, attack)
+    return {**found, **on_each(victim, found)} if victim.kind == "r2s" else found
 
 
-def measured(bench: Bench, key: str, attack: NamedAttack | None, images: Images) -> Outcomes:
+def measured(bench: Bench, key: str, crafting: Crafting | None, images: Images) -> Outcomes:
     """Return what an attack leaves of the images, over all processes; what the journal has is not measured again."""
-    accelerator, settings = bench.accelerator, bench.settings
+    accelerator, settings, victim = bench.accelerator, bench.settings, bench.victim
+    attack = None if crafting is None else crafting.attack
     folder = journal_of(bench, key, attack)
     with autoattack_warnings(folder / f"{accelerator.process_index}.warnings"):
         parts = evaluate(
-            bench.victim.model,
+            victim.model if crafting is None else crafting.model,
             batches_of(images, settings, bench.image_size, accelerator),
             attack,
+            judges=judges_of(victim),
             seed=settings.seed,
             done=[part for path in sorted(folder.glob("*.jsonl")) for part in read_journal(path)],
             journal=folder / f"{accelerator.process_index}.jsonl",
             progress=key if accelerator.is_main_process else None,
             total=rounds(images, settings.batch_size, accelerator),
         )
-    return join(gather_object(parts))
+    left = join(gather_object(parts))
+    return replace(left, correct=left.each[: len(victim.members)].mean(0))  # who judges last is the ensemble
 
 
 def journal_of(bench: Bench, key: str, attack: NamedAttack | None) -> Path:
@@ -184,12 +193,16 @@ def warnings_of(bench: Bench, key: str, attack: NamedAttack) -> list[str]:
     return sorted(set(gather_object(lines)))
 
 
-def row(key: str, attack: NamedAttack, clean: Outcomes, left: Outcomes, warnings: list[str]) -> dict[str, Any]:
+def row(
+    key: str, crafting: Crafting, victim: Victim, clean: Outcomes, left: Outcomes, warnings: list[str]
+) -> dict[str, Any]:
     """Return what one attack left, with its settings, for JSON."""
+    attack = crafting.attack
     broken = (clean.correct > 0) & (left.correct == 0)
     found = {
         "key": key,
         "attack": attack.described(),
+        **({} if crafting.on is None else {"crafted_on": crafting.on}),
         **accuracy(left.correct),
         "seconds": round(left.seconds, 1),
         "largest_linf_over_255": round(255 * float(left.linf.max()), 4),
@@ -202,7 +215,36 @@ def row(key: str, attack: NamedAttack, clean: Outcomes, left: Outcomes, warnings
     if attack.counts_queries:
         found["mean_queries"] = _mean(left.queries[clean.correct > 0])
         found["median_queries_of_broken"] = _median(left.queries[broken])
-    return {**found, "outcomes": encoded(left.correct)}
+    return {**found, **answers(victim, left)}
+
+
+def answers(victim: Victim, left: Outcomes) -> dict[str, Any]:
+    """Return what became of every sample; of an R2S, for each member and their ensemble."""
+    return of_judges(victim.names, left.each) if victim.kind == "r2s" else {"outcomes": encoded(left.correct)}
+
+
+def concluded(
+    norm: str, eps: list[float], victim: Victim, clean: Outcomes, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return all rows and what follows from them, for JSON: worst cases; of an R2S, the paper's protocol too."""
+    first = {**accuracy(clean.correct), **answers(victim, clean)}
+    some = [budget for budget in eps if within(budget, rows)]
+    if victim.kind != "r2s":
+        worst = [worst_at(norm, budget, clean, rows) for budget in some]
+        return {"clean": first, "attacks": rows, "worst_case": worst}
+    worst = [worst_of(norm, budget, victim.names, first, within(budget, rows)) for budget in some]
+    return {"clean": first, "attacks": rows, "protocols": drawn(victim.names, rows), "worst_case": worst}
+
+
+def concluded_in_words(victim: Victim, found: dict[str, Any]) -> list[str]:
+    """Return lines for what :func:`concluded` found beyond the rows."""
+    if victim.kind == "r2s":
+        both = [f"{one['accuracy']:6.2f} %  {one['key']}: attacker and defender draw" for one in found["protocols"]]
+        return [*both, *(line for worst in found["worst_case"] for line in compared_in_words(worst))]
+    return [
+        f"{worst['accuracy']:6.2f} %  worst case at eps {worst['eps_over_255']:g}/255, {worst['norm']}"
+        for worst in found["worst_case"]
+    ]
 
 
 def worst_at(norm: str, budget: float, clean: Outcomes, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -231,7 +273,7 @@ def raised(bench: Bench, threat_model: ThreatModel, images: Images) -> dict[str,
         return {**about, "checks": []}
     few, attacks = images.subset(torch.arange(count)), probes(threat_model, bench.image_size)
     found = {
-        name: measured(bench, f"flag{count}-{name}-eps{shown(eps)}".replace(" ", "-"), probe, few)
+        name: measured(bench, f"flag{count}-{name}-eps{shown(eps)}".replace(" ", "-"), on_all(bench.victim, probe), few)
         for name, probe in attacks.items()
     }
     local = next(batches_of(few, bench.settings, bench.image_size, bench.accelerator, alone=True))
@@ -243,24 +285,6 @@ def raised(bench: Bench, threat_model: ThreatModel, images: Images) -> dict[str,
 def shown(budget: float) -> str:
     """Return a budget as short as it can be written and read back."""
     return repr(budget).removesuffix(".0")
-
-
-def accuracy(correct: torch.Tensor) -> dict[str, Any]:
-    """Return an accuracy in percent with its 95% interval and the number of samples."""
-    low, high = interval(correct)
-    return {"accuracy": percent(correct), "interval_95": [round(low, 2), round(high, 2)], "samples": len(correct)}
-
-
-def encoded(correct: torch.Tensor) -> str | list[float]:
-    """Return per-sample outcomes as a string of 0 and 1; of an R2S, as shares of the members."""
-    if bool(((correct == 0) | (correct == 1)).all()):
-        return "".join(str(int(value)) for value in correct.tolist())
-    return [round(value, 6) for value in correct.tolist()]
-
-
-def decoded(outcomes: str | list[float]) -> torch.Tensor:
-    """Return what :func:`encoded` was given."""
-    return torch.tensor([float(value) for value in outcomes], dtype=torch.float64)
 
 
 def in_words(key: str, left: Outcomes) -> str:

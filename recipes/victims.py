@@ -18,6 +18,7 @@ from torch import nn
 
 from rst_hub.data import Images, evaluation_batches, load_images, permutation
 from rst_hub.errors import ArchitectureError, DataError, HubError, RstHubError, SettingsError, TicketError
+from rst_hub.evaluate import interval, percent
 from rst_hub.hub import load_tickets
 from rst_hub.models import PixelModel, load_dense, load_timm
 from rst_hub.ticket import digest
@@ -36,6 +37,11 @@ class Victim:
     def model(self) -> PixelModel | list[PixelModel]:
         """The network, or all members: an attacker knows them all, and none is drawn."""
         return self.members[0] if self.kind != "r2s" else self.members
+
+    @property
+    def names(self) -> list[str]:
+        """The tickets' names."""
+        return [entry["name"] for entry in self.about.get("tickets", ())]
 
     @property
     def input_cfg(self) -> dict[str, Any]:
@@ -183,6 +189,24 @@ def circumstances(
         "device": device_name(accelerator.device),
         "versions": versions(),
     }
+
+
+def accuracy(correct: torch.Tensor) -> dict[str, Any]:
+    """Return an accuracy in percent with its 95% interval and the number of samples."""
+    low, high = interval(correct)
+    return {"accuracy": percent(correct), "interval_95": [round(low, 2), round(high, 2)], "samples": len(correct)}
+
+
+def encoded(correct: torch.Tensor) -> str | list[float]:
+    """Return per-sample outcomes as a string of 0 and 1; of an R2S, as shares of the members."""
+    if bool(((correct == 0) | (correct == 1)).all()):
+        return "".join(str(int(value)) for value in correct.tolist())
+    return [round(value, 6) for value in correct.tolist()]
+
+
+def decoded(outcomes: str | list[float]) -> torch.Tensor:
+    """Return what :func:`encoded` was given."""
+    return torch.tensor([float(value) for value in outcomes], dtype=torch.float64)
 
 
 def _label(folder: Path) -> str:

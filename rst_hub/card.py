@@ -19,10 +19,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from .config import read_config
 from .errors import SettingsError
 from .files import write_files
-from .gathered import Folder, all_measured, gather, of_set, of_ticket, rank, runs_of
+from .gathered import Folder, all_measured, gather, of_set, of_ticket, rank, rank_in_set, runs_of
 from .paper import compared, paper
 from .pictures import DRAW, PICTURES, picture_digest, to_draw
 from .results import (
+    DRAWS_ONE,
     REPOSITORY,
     Measured,
     Result,
@@ -214,12 +215,17 @@ def _page(folder: Folder) -> dict[str, Any]:
 
 
 def _table(folder: Folder, title: str, runs: Sequence[Result], required: Sequence[str]) -> Table:
-    """Return the table of one network: clean, PGD-20, AutoAttack and the worst case first; what is missing is said."""
+    """Return the table of one network: clean, PGD-20, AutoAttack and the worst case first; what is missing is said.
+
+    Of an R2S the worst case by who knows the members comes first, and next to it the paper's protocol.
+    """
     words = {"clean": "clean", "pgd20": "PGD-20", "autoattack": "AutoAttack (standard)"}
+    together = any(row.is_set for run in runs for row in run.rows)
 
     def order(line: tuple[str, Measured | None, int]) -> tuple[Any, ...]:
         name, row, _ = line
-        return (rank(name), row is not None and row.norm != "Linf", (row.eps or 0) if row else 0)
+        place = rank_in_set(name, row) if together else rank(name)
+        return (place, row is not None and row.norm != "Linf", (row.eps or 0) if row else 0)
 
     lines: list[tuple[str, Measured | None, int]] = [
         (row.name, row, number) for number, run in enumerate(runs, 1) for row in run.rows
@@ -268,7 +274,8 @@ def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
     """Return the lowest accuracy at each budget: of the ticket, or of the R2S against one who knows its members."""
     alone = len(folder.entries) == 1
     runs = of_ticket(folder, folder.entries[0]) if alone else runs_of(folder, "r2s")
-    measured = [(run, row) for run in runs for row in run.rows if row.eps]
+    measured = [(run, row) for run in runs for row in run.rows if row.eps and not row.beside]
+    measured = [(run, row) for run, row in measured if row.attacker != DRAWS_ONE]
     measured.sort(key=lambda one: (one[1].norm, one[1].eps, one[1].accuracy, one[1].name != "worst"))
     lowest: dict[tuple[Any, ...], tuple[Result, Measured]] = {}
     for run, row in measured:
@@ -279,6 +286,8 @@ def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
 def _sentence(folder: Folder, run: Result, row: Measured) -> str:
     low, high = row.interval or (0.0, 100.0)
     how = f"in the {row.words}" if row.name == "worst" else f"under {row.words}"
+    if row.name == "worst" and row.is_set:  # the table has their names
+        how = f"in the worst of {len((row.settings or {})['of'])} attacks"
     return (
         f"{row.accuracy:.2f}% ({low:.2f} to {high:.2f}) {how}, {budget(row.norm, row.eps)}, {row.samples:,} samples of "
         f"{folder.data(run.dataset)}" + ("" if row.of == "R2S" or not row.is_set else f", {row.of}")

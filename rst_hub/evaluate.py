@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -36,13 +36,14 @@ SeededAttack = Callable[[Victim, torch.Tensor, torch.Tensor, torch.Generator, to
 class BatchOutcome:
     """What one attack made of one batch, a value a sample: the line of a journal.
 
-    ``correct`` is 1 where the model is right after the attack and 0 where it is fooled; of a randomised model the share
-    of members that are right. ``linf`` and ``l2`` are the sizes of the perturbation on pixels from 0 to 1, ``queries``
-    what a black-box attack asked.
+    ``correct`` is 1 where the model is right after the attack and 0 where it is fooled; of a randomised model, or of
+    several judges, the share of them that are right. ``each`` has a list of 0 and 1 for each of them. ``linf`` and
+    ``l2`` are the sizes of the perturbation on pixels from 0 to 1, ``queries`` what a black-box attack asked.
     """
 
     batch: int
     correct: list[float]
+    each: list[list[int]]
     linf: list[float]
     l2: list[float]
     queries: list[int]
@@ -51,13 +52,17 @@ class BatchOutcome:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The same of all N samples, in the data's order: float64 tensors (N,) on the CPU, and int64 for ``queries``."""
+    """The same of all N samples, in the data's order: float64 tensors (N,) on the CPU, and int64 for ``queries``.
+
+    ``each`` is float64 (judges, N); of one model a single row.
+    """
 
     correct: torch.Tensor
     linf: torch.Tensor
     l2: torch.Tensor
     queries: torch.Tensor
     seconds: float
+    each: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
 
 
 def clean_accuracy(model: Victim, batches: Batches) -> float:
@@ -101,6 +106,7 @@ def evaluate(
     batches: NumberedBatches,
     attack: SeededAttack | None = None,
     *,
+    judges: Victim | None = None,
     seed: int = 0,
     done: Iterable[BatchOutcome] = (),
     journal: Path | None = None,
@@ -114,6 +120,7 @@ def evaluate(
         batches: (number, pixels, labels); in several processes, each process has its own. :func:`join` puts together
             what they found.
         attack: a :class:`rst_hub.suite.NamedAttack`, or any other of that form; None measures the clean accuracy.
+        judges: whose answers on the examples are recorded; those of ``model`` when None. The attack does not know them.
         seed: of the attack; each batch's random numbers depend on it and on the batch's number alone.
         done: what an interrupted evaluation left (:func:`read_journal`); those batches are not attacked again.
         journal: a file that a line is added to after each batch.
@@ -128,16 +135,17 @@ def evaluate(
     finished = {outcome.batch: outcome for outcome in done}
     seen: set[int] = set()
     results = []
-    with evaluating(model):
+    judges = model if judges is None else judges
+    with evaluating([*members_of(model), *members_of(judges)]):
         for number, x, y in tqdm(batches, progress, total, leave=False, disable=progress is None):
             if number in seen:
                 raise DataError(f"two batches have the number {number}: number them all differently")
             seen.add(number)
             if number not in finished:
-                finished[number] = _attack_batch(model, number, x, y, attack, seed)
+                finished[number] = _attack_batch(model, judges, number, x, y, attack, seed)
                 if journal is not None:
                     _append(journal, finished[number])
-            if len(finished[number].correct) != len(y):
+            if [len(row) for row in finished[number].each] != [len(y)] * len(members_of(judges)):
                 raise DataError(f"batch {number} was journaled with other samples: start again in another folder")
             results.append(finished[number])
     return results
@@ -160,11 +168,12 @@ def join(parts: Iterable[BatchOutcome]) -> Outcomes:
         )
     }
     percent(columns["correct"])  # which refuses an empty data set
-    return Outcomes(**columns, seconds=sum(part.seconds for part in ordered))
+    each = torch.cat([torch.tensor(part.each, dtype=torch.float64) for part in ordered], dim=1)
+    return Outcomes(**columns, seconds=sum(part.seconds for part in ordered), each=each)
 
 
 def read_journal(path: Path) -> list[BatchOutcome]:
-    """Return the whole lines of a journal; a line that an interruption tore is left out."""
+    """Return the whole lines of a journal; one that an interruption tore, or that lacks something, is left out."""
     parts = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -275,16 +284,17 @@ def batch_generator(seed: int, number: int, device: torch.device) -> torch.Gener
 
 
 def _attack_batch(
-    model: Victim, number: int, x: torch.Tensor, y: torch.Tensor, attack: SeededAttack | None, seed: int
+    model: Victim, judges: Victim, number: int, x: torch.Tensor, y: torch.Tensor, attack: SeededAttack | None, seed: int
 ) -> BatchOutcome:
     _check_batch(model, x, y)  # before any attack looks a label up
     started = time.monotonic()
     queries = torch.zeros_like(y)
     adversarial = x if attack is None else attack(model, x, y, batch_generator(seed, number, x.device), queries)
-    correct = _right(model, _checked(adversarial, x), y).double().mean(0)
+    right = _right(judges, _checked(adversarial, x), y)
     return BatchOutcome(
         batch=number,
-        correct=correct.tolist(),
+        correct=right.double().mean(0).tolist(),
+        each=right.int().tolist(),
         linf=norm_of(adversarial - x, "Linf").tolist(),
         l2=norm_of(adversarial - x, "L2").tolist(),
         queries=queries.tolist(),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SettingsError
-from .results import Measured, Result, searched_result
+from .results import ALL_RIGHT, BASELINE, DRAWS_ONE, Measured, Result, searched_result
 from .ticket import Ticket
 from .wording import plain
 
@@ -111,20 +111,41 @@ def of_set(folder: Folder) -> list[Result]:
 
 def _without_repeats(runs: Sequence[Result]) -> list[Result]:
     """Return the runs without what an earlier one found too: each run measures the clean accuracy anew."""
-    seen, kept = [], []
+    seen: list[Any] = []
+    kept = []
     for run in runs:
-        new = [row for row in run.rows if (row, run.said["dataset"]) not in seen]
-        seen += [(row, run.said["dataset"]) for row in new]
+        new = [row for row in run.rows if _said(run, row) not in seen]
+        seen += [_said(run, row) for row in new]
         kept.append(replace(run, rows=tuple(new)))
     return [run for run in kept if run.rows]
 
 
+def _said(run: Result, row: Measured) -> tuple[Measured, Any]:
+    return replace(row, interval=None), run.said["dataset"]  # which follows from the rest, and a matrix may lack it
+
+
 def all_measured(folder: Folder) -> list[tuple[Result, Measured]]:
-    """Return every accuracy of the folder's tickets and of their R2S."""
+    """Return every accuracy of the folder's tickets and of their R2S, without what stands beside the latter."""
     runs = [*of_set(folder), *(run for entry in folder.entries for run in of_ticket(folder, entry))]
-    return [(run, row) for run in runs for row in run.rows]
+    return [(run, row) for run in runs for row in run.rows if not row.beside]
 
 
 def rank(name: str) -> int:
     """Return the place of an attack in a table or picture."""
     return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+
+def rank_in_set(name: str, row: Measured | None) -> int:
+    """Return the place in the table of an R2S: first who knows its members, in the worst case, then the paper.
+
+    A row that is missing is None.
+    """
+    groups = (
+        name == "clean",
+        row is not None and name == "worst" and not row.beside,
+        row is not None and row.attacker == DRAWS_ONE,
+        row is None or not row.beside,
+        row is not None and row.beside == ALL_RIGHT,
+        row is not None and row.beside == BASELINE,
+    )
+    return groups.index(True)

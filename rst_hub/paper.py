@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from .gathered import Folder, all_measured
-from .results import Measured, Result
+from .results import KNOWS_ENSEMBLE, Measured, Result
 from .wording import budget, look, or_unknown, plain, thousands
 
 
@@ -64,7 +64,7 @@ def _matching(folder: Folder, run: Result, row: Measured) -> list[dict[str, Any]
         else:
             same = theirs["kind"] == "r2s" and row.is_set and ratios == theirs["set"]
         same &= folder.config["rst"]["architecture"] in theirs["architectures"] and theirs["dataset"] in datasets
-        same &= row.name == theirs["attack"] and row.norm == theirs.get("norm")
+        same &= _is_attack(row, theirs) and row.norm == theirs.get("norm")
         if row.name == "clean":  # clean accuracy goes down with the budget that was searched with
             same &= all(eps == theirs["searched_eps_over_255"] for eps in searched)
         elif same and theirs.get("eps_over_255") is not None:
@@ -73,6 +73,13 @@ def _matching(folder: Folder, run: Result, row: Measured) -> list[dict[str, Any]
             found.append(theirs)
     alike = [theirs for theirs in found if theirs.get("attacker") == row.attacker]
     return alike or found
+
+
+def _is_attack(row: Measured, theirs: Mapping[str, Any]) -> bool:
+    """Say whether it is the same attack; PGD on their ensemble is that on the mean logits or probabilities."""
+    if theirs.get("attacker") == KNOWS_ENSEMBLE and theirs["attack"] == "pgd20":
+        return row.name in ("logit_ensemble20", "probability_ensemble20")
+    return row.name == theirs["attack"]
 
 
 def _paper_dataset(name: str) -> str | None:

@@ -47,10 +47,13 @@ def to_draw(folder: Folder) -> dict[str, dict[str, Any]]:
 
 
 def _against_eps(folder: Folder) -> dict[str, Any] | None:
-    """Return a line for each network and attack of two budgets or more; of a dense one, if a ticket has that attack."""
+    """Return a line for each network and attack of two budgets or more; of a dense one, if a ticket has that attack.
+
+    The worst case of an R2S is among them: what is left of it under one attack alone says little.
+    """
     own = [(run, row) for run, row in all_measured(folder) if row.attacker != DRAWS_ONE]
     rows = [*own, *((run, row) for run in runs_of(folder, "dense") for row in run.rows)]
-    lines = []
+    lines: list[tuple[str, bool, dict[str, Any]]] = []
     attacks = dict.fromkeys((row.name, row.words, row.norm) for _, row in own if row.eps)
     for name, words, norm in sorted(attacks, key=lambda attack: rank(attack[0])):
         for of, members in dict.fromkeys((row.of, row.members) for _, row in rows):
@@ -62,16 +65,22 @@ def _against_eps(folder: Folder) -> dict[str, Any] | None:
             points.sort(key=lambda one: one[1].samples)
             chosen = {row.eps or 0.0: (run, row) for run, row in points}  # of two for one budget that of more samples
             line = [chosen[eps][1] for eps in sorted(chosen)]
-            label = {"network": of if members else f"dense {of}", "attack": words, "norm": norm, "dense": not members}
-            lines.append(
-                {**label, **_line(line), **_on({folder.data(run.dataset) for run, _ in chosen.values()}, line)}
-            )
-    networks = {one["network"] for one in lines if not one["dense"]}
+            of_set = name == "worst" and len(members) > 1
+            shown_as = words.partition(" (")[0] if of_set else words  # the table has the attacks' names
+            label = {
+                "network": of if members else f"dense {of}",
+                "attack": shown_as,
+                "norm": norm,
+                "dense": not members,
+            }
+            found = {**label, **_line(line), **_on({folder.data(run.dataset) for run, _ in chosen.values()}, line)}
+            lines.append((name, of_set, found))
+    networks = {one["network"] for _, _, one in lines if not one["dense"]}
     series = []
-    for norm in dict.fromkeys(one["norm"] for one in lines):
-        shown = list(dict.fromkeys(one["attack"] for one in lines if one["norm"] == norm and not one["dense"]))
+    for norm in dict.fromkeys(one["norm"] for _, _, one in lines):
+        shown = list(dict.fromkeys(name for name, _, one in lines if one["norm"] == norm and not one["dense"]))
         few = shown[: max(1, min(3, _MANY_LINES // max(1, len(networks))))]
-        series += [one for one in lines if one["norm"] == norm and one["attack"] in few]
+        series += [one for name, always, one in lines if one["norm"] == norm and (name in few or always)]
     return {"title": f"Accuracy under attack, {folder.name}", "series": series} if series else None
 
 
@@ -110,19 +119,30 @@ def _against_ratio(folder: Folder) -> dict[str, Any] | None:
 
 
 def _matrices(folder: Folder) -> dict[str, Any] | None:
+    """Return every matrix, of transfer.py and of what benchmark.py crafted on the members of an R2S, none twice."""
     titles = {"full": "full attack", "paper": "paper protocol"}
     matrices = []
     for run in folder.results.values():
-        if run.kind == "transfer":
-            said, attack = run.said, run.said["attack"]
-            title = f"{in_words(attack)}, {budget(attack['norm'], attack['eps_over_255'])}"
-            data = f"{said['dataset']['samples']:,} test images of {folder.data(run.dataset)}"
-            labels = [plain(network["label"], 24) for network in said["networks"]]
-            for protocol, matrix in said["accuracy"].items():
-                matrices.append(
-                    {"title": title, "protocol": titles[protocol], "data": data, "labels": labels, "accuracy": matrix}
-                )
+        for attack, protocol, labels, matrix in _matrices_of(run):
+            one = {
+                "title": f"{in_words(attack)}, {budget(attack['norm'], attack['eps_over_255'])}",
+                "protocol": titles[protocol],
+                "data": f"{run.said['dataset']['samples']:,} test images of {folder.data(run.dataset)}",
+                "labels": [plain(label, 24) for label in labels],
+                "accuracy": matrix,
+            }
+            matrices += [one] if one not in matrices else []
     return {"matrices": matrices} if matrices else None
+
+
+def _matrices_of(run: Result) -> list[tuple[Mapping[str, Any], str, list[str], list[list[float]]]]:
+    """Return (attack, protocol, labels, matrix) of each matrix in a result."""
+    said = run.said
+    if run.kind == "transfer":
+        labels = [network["label"] for network in said["networks"]]
+        return [(said["attack"], protocol, labels, matrix) for protocol, matrix in said["accuracy"].items()]
+    protocols = said["protocols"] if run.kind == "r2s" else ()
+    return [(one["attack"], one["protocol"], one["tickets"], one["matrix"]) for one in protocols]
 
 
 _MARKERS = "osD^vPX*<>"

@@ -1,21 +1,20 @@
 """TicketPool: one random network in memory once, and timm models of many tickets that read their weights from it.
 
-What the seed makes is held once, one bit a weight where it is a constant with a random sign. A model of the pool holds
-its own packed mask, one bit a weight, and whatever else its ticket stores (batch-norm statistics). A weight is made
-where the model reads it, and gone as soon as the layer is through: no member is held whole and nothing is switched,
-so several threads may use several models of one pool.
+What the seed makes is held once, two bits a weight where it is a constant with a random sign. A model of the pool
+holds its own packed mask, one bit a weight, and whatever else its ticket stores (batch-norm statistics). A weight is
+made where the model reads it, and gone as soon as the layer is through: no member is held whole and nothing is
+switched, so several threads may use several models of one pool.
 """
 
 import copy
 import json
 import math
 from collections import Counter
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from .errors import SettingsError
 from .ticket import Ticket
@@ -46,11 +45,11 @@ class TicketPool:
             TicketError: as for :meth:`rst_hub.Ticket.model`.
         """
         kin = self._kin(ticket)
-        packed = {name: _packed(mask) for name, mask in ticket.masks.items()}
         made: dict[str, _Seeded] = {}
         for name, spec in ticket.seeded.items():
             known = self._tensors.get((name, spec.shape, spec.scale))
             made[name] = _Seeded(spec, ticket.init.tensor(spec)) if known is None else known
+        packed = {name: _packed(mask).to(made[name].device) for name, mask in ticket.masks.items()}
         ticket.check_weights(lambda name: made[name].masked(packed[name]) if name in packed else made[name].table)
         skeleton, on_reading = self._skeleton(ticket)
         model = copy.deepcopy(skeleton)
@@ -63,8 +62,7 @@ class TicketPool:
             if name not in packed:
                 modules[owner].register_parameter(leaf, made[name].table)
             elif name not in held:
-                reading = _Masked(made[name], packed[name])
-                parametrize.register_parametrization(modules[owner], leaf, reading, unsafe=True)
+                _read_from(modules[owner], leaf, _Masked(made[name], packed[name]))
         # only now, so that a false ticket leaves nothing behind
         self._first = kin
         self._tensors |= {(n, one.spec.shape, one.spec.scale): one for n, one in made.items() if n not in held}
@@ -109,74 +107,106 @@ class _Seeded(nn.Module):
     """One tensor that the seed makes, in as few bits as hold it: signs of a constant, or float32; or a table."""
 
     table: nn.Parameter
+    bits: torch.Tensor
 
     def __init__(self, spec: SeededTensor, values: torch.Tensor) -> None:
         super().__init__()
-        self.spec = spec
-        self._size = int(torch.tensor(spec.scale).view(torch.int32))  # the bits of a constant's size
+        self.spec, self._count = spec, math.prod(spec.shape)
+        self._is_constant = spec.masked and bool((values.abs() == spec.scale).all())
+        self._size = int(torch.tensor(spec.scale).view(torch.int32)) if self._is_constant else -1  # bits, or all set
         if not spec.masked:
             self.register_parameter("table", nn.Parameter(values, requires_grad=False))
-        elif bool((values.abs() == spec.scale).all()):
-            self.register_buffer("signs", _by_fours(_packed(values < 0)) << 4)
+        elif self._is_constant:  # above four bits of a first half's mask, and below those of a second half's
+            signs = _packed(values < 0)
+            self.register_buffer("bits", torch.stack([signs << 4, signs >> 4]))
         else:  # as integers, which .half() leaves alone
             flat = values.reshape(-1)
             self.register_buffer("bits", nn.functional.pad(flat, (0, -len(flat) % 8)).view(torch.int32))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it was moved to, with the first of the models that share it."""
+        return next(iter((*self.buffers(), *self.parameters()))).device
+
     def masked(self, mask: torch.Tensor) -> torch.Tensor:
         """Return float32 weight x mask of a packed mask; what it removes is +0.0, as in a ticket's state dict."""
-        fours = _by_fours(mask)
-        if "signs" in self._buffers:
-            fours |= self.get_buffer("signs")
-            bits = _constants(self._size, mask.device).index_select(0, fours.int()).view(torch.float32)
-        else:
-            kept = _constants(-1, mask.device).index_select(0, fours.int()).view(torch.int32)
-            bits = kept.bitwise_and_(self.get_buffer("bits")).view(torch.float32)
-        return bits[: math.prod(self.spec.shape)].view(self.spec.shape)
+        seen = mask & _halves(mask.device)
+        if self._is_constant:
+            seen |= self.bits
+        bits = torch.gather(_fours(self._size, len(mask), mask.device), 2, seen.long()).view(torch.int32).view(-1)
+        if not self._is_constant:
+            bits &= self.bits
+        if len(bits) > self._count:
+            bits = bits[: self._count]
+        return bits.view(torch.float32).view(self.spec.shape)
 
 
 class _Masked(nn.Module):
-    """What torch's parametrization calls when a layer reads its weight; it has a packed mask of its own."""
+    """What makes a layer's weight whenever it is read: a packed mask of its own, over what the pool's models share."""
 
     mask: torch.Tensor
+    like: torch.Tensor
 
     def __init__(self, seeded: _Seeded, mask: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
+        self.register_buffer("like", torch.empty(0), persistent=False)
         self._shared = (seeded,)  # in a tuple, as no part of this module
 
-    def forward(self, original: torch.Tensor) -> torch.Tensor:
-        """Return the weight on the device and in the precision that ``original``, an empty tensor, was moved to."""
-        return self._shared[0].masked(self.mask).to(original)
+    def weight(self) -> torch.Tensor:
+        """Return the weight, in the precision that this module was moved to."""
+        return self._shared[0].masked(self.mask).to(self.like)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._shared[0]._apply(fn)  # for the second model that is moved, nothing new
         return super()._apply(fn, recurse)
 
 
+def _read_from(layer: nn.Module, leaf: str, masked: _Masked) -> None:
+    """Let ``layer`` take the weight that it knows as ``leaf`` from ``masked``, each time that it reads it."""
+    delattr(layer, leaf)
+    layer.add_module(f"masked_{leaf}", masked)
+    kind: Any = type(layer)
+    layer.__class__ = _reading(kind, leaf)
+
+
+@cache
+def _reading(kind: Any, leaf: str) -> Any:
+    """Return a subclass of a layer's class that does so, as torch's parametrizations, which take 30 us more a layer."""
+    return type(kind.__name__, (kind,), {leaf: property(lambda layer: layer._modules[f"masked_{leaf}"].weight())})
+
+
 def _packed(mask: torch.Tensor) -> torch.Tensor:
-    """Return a bool tensor as uint8 of eight bits each: four of its first half, above them four of its second half."""
-    flat = mask.reshape(-1).to(torch.uint8)
-    fours = nn.functional.pad(flat, (0, -len(flat) % 8)).view(2, -1, 4)
-    first, second = (fours << torch.arange(4, dtype=torch.uint8)).sum(2, dtype=torch.uint8)
-    return first | (second << 4)
+    """Return a bool tensor as uint8 of eight bits each: four of its first half, above them four of its second half.
 
-
-def _by_fours(packed: torch.Tensor) -> torch.Tensor:
-    """Return the bits of a packed mask in their order, four a byte."""
-    return torch.cat([packed & 15, packed >> 4])
-
-
-@lru_cache(maxsize=256)
-def _constants(size: int, device: torch.device) -> torch.Tensor:
-    """Return by index the bits of four float32 weights: its lowest four bits say what is kept, the next four the signs.
-
-    ``size`` is the bits of a weight's size. One look into so small a table for four weights at once is the fastest way
-    found to make them; they are complex128 because an index then takes all sixteen bytes.
+    They are in rows, (a power of two, bytes), because several rows are looked up by several threads.
     """
-    bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
-    kept, negative = -bits[:, :4].int(), -bits[:, 4:].int()
-    weights = kept & (negative & -(2**31) | size)  # the sign is the highest bit
-    return weights.contiguous().view(torch.complex128).view(-1).to(device)
+    flat = mask.reshape(-1).to(torch.uint8)
+    halves = nn.functional.pad(flat, (0, -len(flat) % 8)).view(2, -1, 4)
+    first, second = (halves << torch.arange(4, dtype=torch.uint8)).sum(2, dtype=torch.uint8)
+    return (first | (second << 4)).view(math.gcd(len(first), 64), -1)
+
+
+@lru_cache(maxsize=16)
+def _halves(device: torch.device) -> torch.Tensor:
+    """Return which bits of a packed mask are of its first half, and which of its second, uint8 (2, 1, 1)."""
+    return torch.tensor([0x0F, 0xF0], dtype=torch.uint8, device=device).view(2, 1, 1)
+
+
+@lru_cache(maxsize=1024)
+def _fours(size: int, rows: int, device: torch.device) -> torch.Tensor:
+    """Return the bits of four float32 weights by what is kept of them and their signs, complex128 (2, rows, 256).
+
+    Of a first half, the lowest four bits of an index say what is kept and the others the signs; of a second half, it is
+    the other way round. ``size`` is the bits of a weight's size. One look into so small a table for four weights at
+    once is the fastest way found to make them; they are complex128, so that a look takes all sixteen bytes.
+    """
+    bits = -((torch.arange(256)[:, None] >> torch.arange(8)) & 1).int()  # 0, or all bits set
+    tables = []
+    for kept, negative in ((bits[:, :4], bits[:, 4:]), (bits[:, 4:], bits[:, :4])):
+        weights = kept & (negative & -(2**31) | size)  # the sign is the highest bit
+        tables.append(weights.contiguous().view(torch.complex128).view(1, 256))
+    return torch.stack(tables).to(device).expand(2, rows, 256)
 
 
 def _read_as_attributes(model: nn.Module) -> list[str]:

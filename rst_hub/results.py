@@ -21,7 +21,26 @@ from .files import read_inside, strict_json
 from .wording import and_last, plain
 
 KNOWS_ALL, DRAWS_ONE = "all members, expectation over them", "one member drawn at random"
+KNOWS_ENSEMBLE = "all members, their ensemble"
 """What the attacker of an R2S does, in the words of paper.json."""
+
+ALL, ENSEMBLE = "all members", "their ensemble"
+"""What an R2S's examples are crafted on if not on one ticket; no ticket's name has a space."""
+
+ALL_RIGHT, BASELINE = "all members right", "baseline"
+"""What a number beside an R2S's accuracies is: it must not be taken for one of them."""
+
+_ON_ENSEMBLE = ("logit_ensemble", "probability_ensemble", "autoattack", "autoattack_rand")
+_ONE_LOSS = ("pgd", "margin", "cw_linf", "fgsm", "fgsm_rs")
+_STEPPING = {
+    "pgd": "PGD-{}",
+    "margin": "PGD-{} on the margin",
+    "cw_linf": "CW-Linf, {} steps",
+    "logit_ensemble": "PGD-{} on the mean logits",
+    "probability_ensemble": "PGD-{} on the mean probabilities",
+    "margin_sum": "margin sum, {} steps",
+    "arc": "ARC, {} steps",
+}
 
 REPOSITORY = re.compile(r"(?=.{3,96}$)(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
 """The Hub's rule for org/name: no part begins or ends with "-" or ".", and neither stands twice in a row."""
@@ -40,6 +59,9 @@ _ABOUT_DATASET: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "note": ("a text, as 'JPEG-recompressed'", lambda v: _is_text(v)),
 }
 
+_ROUNDING = 0.01
+"""Points by which two numbers that must be equal may differ."""
+
 _MAX_ABOUT_BYTES, _MAX_RESULT_BYTES = 2**20, 64 * 2**20
 
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, OSError)
@@ -51,6 +73,7 @@ class Measured:
 
     ``of`` is a ticket's name, "R2S" or a dense network's label, ``members`` the tickets in it; ``name`` is "clean",
     "worst" or the attack's name, ``words`` the same for a reader; ``attacker`` what the attacker of an R2S does.
+    ``beside`` is :data:`ALL_RIGHT` or :data:`BASELINE` for what is no accuracy of an R2S, but stands beside it.
     """
 
     of: str
@@ -65,6 +88,7 @@ class Measured:
     settings: Mapping[str, Any] | None = None
     attacker: str | None = None
     remark: str = ""
+    beside: str = ""
 
     @property
     def is_set(self) -> bool:
@@ -162,27 +186,133 @@ def _read_benchmark(said: dict[str, Any], content: bytes, config: Mapping[str, A
         names = tuple(ticket["name"] for ticket in network["tickets"])
     if (kind == "ticket") != (len(names) == 1) or (kind == "r2s") != (len(names) > 1):
         raise ValueError(f"a {kind} has {len(names)} tickets")
-    everything = len(names) == len(config["rst"]["tickets"])
-    together = "R2S" if everything else f"R2S of {', '.join(names)}"
-    of = names[0] if kind == "ticket" else together if kind == "r2s" else _text(network["source"])
-    whose: dict[str, Any] = {"of": of, "members": names, "attacker": KNOWS_ALL if kind == "r2s" else None}
-    rows = [_measured(said["clean"], name="clean", words="clean", **{**whose, "attacker": None})]
-    for found in said["attacks"]:
-        attack = dict(found["attack"])
-        limits = {"norm": _norm(attack["norm"]), "eps": _size(attack["eps_over_255"]), "settings": attack}
-        named = {"name": _text(attack["name"]), "words": in_words(attack), "remark": _remark(found)}
-        rows.append(_measured(found, **whose, **limits, **named))
-    called = {found["key"]: in_words(found["attack"]) for found in said["attacks"]}
-    for found in said["worst_case"]:
-        attacks = [_text(key) for key in found["attacks"]]
-        words = [called.get(key, plain(key, 60)) for key in attacks]
-        several = and_last(words) if len(words) < 5 else f"{len(words)} attacks: {and_last(words)}"
-        limits = {"norm": _norm(found["norm"]), "eps": _size(found["eps_over_255"]), "settings": {"of": attacks}}
-        worst = _measured(found, name="worst", words=f"worst of {several}", **whose, **limits)
-        rows += [worst] if len(attacks) > 1 else []  # that of one attack is the attack's own row again
+    if kind == "r2s":
+        everything = len(names) == len(config["rst"]["tickets"])
+        rows = _rows_of_set(said, "R2S" if everything else f"R2S of {', '.join(names)}", names)
+    else:
+        rows = _rows_of_one(said, names[0] if names else _text(network["source"]), names)
     for check in said["flags"]["checks"]:
         _text(check["check"]), _text(check["found"]), {True: "", False: "", None: ""}[check["passed"]]
     return Result(kind, tuple(rows), _text(said["dataset"]["name"]), _text(said["dataset"]["split"]), said, content)
+
+
+def _rows_of_one(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> list[Measured]:
+    """Return the accuracies of a ticket or a dense network."""
+    whose: dict[str, Any] = {"of": of, "members": names}
+    rows = [_measured(said["clean"], name="clean", words="clean", **whose)]
+    for found in said["attacks"]:
+        attack = dict(found["attack"])
+        rows.append(_measured(found, words=in_words(attack), remark=_remark(found), **_under(attack), **whose))
+    called = {found["key"]: in_words(found["attack"]) for found in said["attacks"]}
+    for found in said["worst_case"]:
+        attacks = [_text(key) for key in found["attacks"]]
+        worst = {**_under({**found, "name": "worst"}), "settings": {"of": attacks}}
+        words = [called.get(key, plain(key, 60)) for key in attacks]
+        several = and_last(words) if len(words) < 5 else f"{len(words)} attacks: {and_last(words)}"
+        row = _measured(found, words=f"worst of {several}", **worst, **whose)
+        rows += [row] if len(attacks) > 1 else []  # that of one attack is the attack's own row again
+    return rows
+
+
+def _rows_of_set(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> list[Measured]:
+    """Return the accuracies of an R2S, and what stands beside them."""
+    whose: dict[str, Any] = {"of": of, "members": names}
+    attacks: dict[str, Measured] = {}
+    for found in said["attacks"]:
+        attack, on, key = dict(found["attack"]), found["crafted_on"], _text(found["key"])
+        if on not in (ALL, ENSEMBLE, *names) or key in attacks:
+            raise ValueError(f"its attack {key[:80]!r} is there twice, or is crafted on {str(on)[:80]!r}")
+        knows = KNOWS_ENSEMBLE if _kind(_text(attack["name"])) in _ON_ENSEMBLE else KNOWS_ALL
+        what = {**_under(attack), "words": _crafted_words(attack, on), "remark": _remark(found)}
+        attacks[key] = _expected(found, names, attacker=DRAWS_ONE if on in names else knows, **what, **whose)
+    rows = [_expected(said["clean"], names, name="clean", words="clean", **whose)]
+    for found in said["worst_case"]:
+        rows += _worst_rows(found, {key: attacks[key] for key in found["attacks"]}, names, whose)
+    for found in said["protocols"]:
+        low, high = (_percent(value) for value in found["interval_95"])
+        what = {**whose, "interval": (low, high), "samples": _count(found["samples"])}
+        cells = [cell for row in _matrix(found["matrix"], len(names)) for cell in row]
+        row = _drawn(dict(found["attack"]), found["protocol"], cells, **what)
+        if found["tickets"] != list(names) or abs(row.accuracy - _percent(found["accuracy"])) > _ROUNDING:
+            raise ValueError("its matrix is of other tickets, or has another mean than is said")
+        rows.append(row)
+    known = [row for row in attacks.values() if row.attacker != DRAWS_ONE]  # the others are in a matrix's mean
+    return [*rows, *known]
+
+
+def _worst_rows(
+    found: Mapping[str, Any], under: Mapping[str, Measured], names: tuple[str, ...], whose: dict[str, Any]
+) -> list[Measured]:
+    """Return what one leaves who knows an R2S's members, and beside it all members right and the two baselines."""
+    what = {**_under({**found, "name": "worst"}), "settings": {"of": list(under)}, "attacker": KNOWS_ALL, **whose}
+    called = "; ".join(dict.fromkeys(row.words for row in under.values()))
+    words = f"worst of {len(under)} attacks by who knows the members ({called})"
+    alone, best = _of_tickets(found, names), found["best_ticket"]
+    same = f"worst of the same {len(under)} attacks"
+    rows = [
+        _measured(found, words=words, **what),
+        _measured(found["all_members"], words=f"all members right, {same}", beside=ALL_RIGHT, **what),
+        _measured(
+            best,
+            words=f"baseline: {best['name']}, the best single ticket, {same}",
+            beside=BASELINE,
+            **what,
+        ),
+        _measured(found["ensemble"], words=f"baseline: the ensemble of all, {same}", beside=BASELINE, **what),
+    ]
+    others = [row for row in under.values() if (row.norm, row.eps) != (rows[0].norm, rows[0].eps) or _is_stopped(row)]
+    lowest = min(row.accuracy for row in under.values())
+    if others:
+        raise ValueError(f"its worst case is of {others[0].words[:80]!r} too, which has another budget or stops early")
+    if rows[1].accuracy > rows[0].accuracy + _ROUNDING or rows[0].accuracy > lowest + _ROUNDING:
+        raise ValueError("its worst case is above one of its attacks, or below all members right")
+    if abs(alone[best["name"]] - rows[2].accuracy) > _ROUNDING or rows[2].accuracy < max(alone.values()) - _ROUNDING:
+        raise ValueError(f"{best['name'][:80]!r} is not its best ticket")
+    return rows
+
+
+def _is_stopped(row: Measured) -> bool:
+    return (row.settings or {}).get("keep") == "first"
+
+
+def _expected(found: Mapping[str, Any], names: tuple[str, ...], **what: Any) -> Measured:
+    """Return the accuracy of an R2S: the mean over its tickets, which are checked."""
+    row, alone, ensemble = _measured(found, **what), _of_tickets(found, names), _percent(found["ensemble"])
+    mean, lowest = math.fsum(alone.values()) / len(alone), min(alone.values())
+    if abs(row.accuracy - mean) > _ROUNDING or _percent(found["all_members"]) > lowest + _ROUNDING:
+        raise ValueError(f"{row.accuracy} is not the mean over its tickets ({ensemble} of their ensemble)")
+    return row
+
+
+def _of_tickets(found: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, float]:
+    if sorted(found["tickets"]) != sorted(names):
+        raise ValueError(f"it has accuracies of {str(found['tickets'])[:80]}, not of its tickets")
+    return {name: _percent(found["tickets"][name]) for name in names}
+
+
+def _drawn(attack: Mapping[str, Any], protocol: Any, cells: Sequence[float], **what: Any) -> Measured:
+    """Return what is left where attacker and defender draw a member each: the mean of a matrix."""
+    if protocol not in ("full", "paper"):
+        raise ValueError(f"it has a protocol {str(protocol)[:20]!r}")
+    stopped = {"keep": "first"} if protocol == "paper" else {}
+    words = f"the paper's protocol (attacker and defender each draw a member): {in_words(attack)}"
+    words += ", stopped once it fools that member (the paper's code)" if stopped else ""
+    under = {**_under(attack), "settings": {**attack, **stopped, "protocol": protocol}}
+    mean = round(math.fsum(cells) / len(cells), 4)
+    return Measured(words=words, accuracy=mean, attacker=DRAWS_ONE, **under, **what)
+
+
+def _matrix(value: Any, count: int) -> list[list[float]]:
+    rows = [[_percent(cell) for cell in row] for row in value]
+    if [len(row) for row in rows] != [count] * count:
+        raise ValueError(f"it has a matrix that is not one of {count} networks")
+    return rows
+
+
+def _under(attack: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row under attack has beside its accuracy and words."""
+    eps = _size(attack["eps_over_255"])
+    return {"name": _text(attack["name"]), "norm": _norm(attack["norm"]), "eps": eps, "settings": attack}
 
 
 def _read_transfer(said: dict[str, Any], content: bytes, config: Mapping[str, Any]) -> Result:
@@ -190,22 +320,15 @@ def _read_transfer(said: dict[str, Any], content: bytes, config: Mapping[str, An
     own = _own_networks(said["networks"], config)
     attack, dataset, count = dict(said["attack"]), said["dataset"], len(said["networks"])
     names = tuple(entry["name"] for entry in config["rst"]["tickets"])
-    limits: dict[str, Any] = {"norm": _norm(attack["norm"]), "eps": _size(attack["eps_over_255"])}
-    what: dict[str, Any] = {"of": "R2S", "members": names, "name": _text(attack["name"]), "attacker": DRAWS_ONE}
-    what |= {**limits, "samples": _count(dataset["samples"]), "interval": None}
+    what: dict[str, Any] = {"of": "R2S", "members": names, "samples": _count(dataset["samples"]), "interval": None}
     for network in said["networks"]:
         _text(network["label"])
     rows = []
     for protocol, matrix in said["accuracy"].items():
-        values = [[_percent(value) for value in row] for row in matrix]
-        if protocol not in ("full", "paper") or [len(row) for row in values] != [count] * count:
-            raise ValueError(f"its matrix {protocol[:20]!r} is not one of {count} networks")
-        stopped = ", stopped once it fools that member" if protocol == "paper" else ""
-        words = f"{in_words(attack)}, crafted on one member at random{stopped}"
-        if len(names) > 1 and set(own) == set(names):
-            cells = [values[i][j] for i in own.values() for j in own.values()]
-            mean = round(math.fsum(cells) / len(cells), 4)
-            rows.append(Measured(words=words, accuracy=mean, settings={**attack, "protocol": protocol}, **what))
+        values = _matrix(matrix, count)
+        cells = [values[i][j] for i in own.values() for j in own.values()]
+        row = _drawn(attack, protocol, cells, **what)
+        rows += [row] if len(names) > 1 and set(own) == set(names) else []
     if not said["accuracy"]:
         raise ValueError("it has no matrix")
     return Result("transfer", tuple(rows), _text(dataset["name"]), _text(dataset["split"]), said, content)
@@ -285,18 +408,33 @@ def in_words(attack: Mapping[str, Any]) -> str:
     """Return an attack's name for a reader, with what tells it from others of its kind."""
     fixed = {"fgsm": "FGSM", "fgsm_rs": "FGSM-RS", "cw_l2": "CW-L2", "autoattack": "AutoAttack (standard)"}
     name = _text(attack["name"])
-    kind = name.rstrip("0123456789x").rstrip("0123456789")
+    kind = _kind(name)
     steps, restarts, queries = (attack.get(key) for key in ("steps", "restarts", "max_queries"))
     if name in fixed:
         return fixed[name]
     if name == "autoattack_rand":
         return "AutoAttack (rand)"
-    if kind in ("pgd", "margin", "cw_linf") and isinstance(steps, int) and isinstance(restarts, int):
-        words = {"pgd": f"PGD-{steps}", "margin": f"PGD-{steps} on the margin", "cw_linf": f"CW-Linf, {steps} steps"}
-        return words[kind] + (f", {restarts} restarts" if restarts > 1 else "")
+    if kind in _STEPPING and isinstance(steps, int):
+        several = isinstance(restarts, int) and restarts > 1
+        return _STEPPING[kind].format(steps) + (f", {restarts} restarts" if several else "")
     if kind in ("bandits", "square") and isinstance(queries, int):
         return f"{kind.capitalize()}, {queries:,} queries"
     return plain(name, 60)
+
+
+def _kind(name: str) -> str:
+    """Return an attack's name without its numbers."""
+    return name.rstrip("0123456789x").rstrip("0123456789")
+
+
+def _crafted_words(attack: Mapping[str, Any], on: str) -> str:
+    """Return an attack on an R2S for a reader."""
+    words, kind = in_words(attack), _kind(_text(attack["name"]))
+    if on not in (ALL, ENSEMBLE):
+        return f"{words} on each member alone"
+    if kind in _ONE_LOSS:
+        return f"{words}, gradients of all members (EOT)"
+    return f"{words} on the ensemble" if on == ENSEMBLE else words
 
 
 def _is_repository(value: Any) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard
-from ticket_results import SAMPLES, accuracies, network, put, result, section, text_of
+from ticket_results import SAMPLES, accuracies, network, put, result, section, text_of, transfer
 
 from rst_hub import RstHubError, Ticket, from_pretrained
 from rst_hub.card import is_rendered, render, write_card
@@ -103,21 +103,77 @@ def test_the_searchs_own_numbers_stand_in_until_others_are_there(searched, tmp_p
     assert "recipes/search.py --model test_resnet --dataset cifar10" in section(text, "How it was searched")
 
 
-def test_an_r2s_leads_with_the_attacker_who_knows_its_members(pair, tmp_path):
-    assert "**R2S against an attacker who knows its members: not measured.**" in text_of(pair)
-    said = result("r2s", network(pair), ("pgd20", "autoattack"), (8,))
+def test_an_r2s_leads_with_the_attackers_who_know_its_members(pair, tmp_path):
+    assert "**R2S against attackers who know all its members: not measured.**" in text_of(pair)
+    put(tmp_path / "t.json", transfer(pair))
+    write_card(pair, [tmp_path / "t.json"])
+    assert "**R2S against attackers who know all its members: not measured.**" in text_of(pair)
+    said = result("r2s", network(pair), ("pgd20", "autoattack", "square100", "cw_l2"), (8,))
     write_card(pair, [put(tmp_path / "a.json", said)])
     text = text_of(pair)
-    lowest = min(accuracies(said))
+    (worst,) = said["worst_case"]
+    low, high = worst["interval_95"]
     lead = section(text, "Measured")
-    assert re.search(rf"- \*\*{lowest:.2f}% \(.* in the worst of .* and .*, Linf, eps 8/255, .*\*\*", lead)
+    assert f"- **{worst['accuracy']:.2f}% ({low} to {high}) in the worst of 11 attacks, Linf, eps 8/255, 1,000" in lead
+    assert lead.count("- **") == 1
     assert "not measured" not in lead
-    metrics = ModelCard(text).data.eval_results
-    eot = next(one for one in metrics if one.metric_name == "PGD-20, Linf, eps 8/255, R2S")
-    assert eot.metric_args["tickets"] == ["r0.05", "r0.1"]
-    assert "ticket" not in eot.metric_args
+    assert "an attacker may retry until a member errs" in lead
+    table = [line.split(" | ") for line in section(text, "R2S, all").splitlines() if "1,000 |" in line]
+    named = {
+        "| clean": said["clean"],
+        "| worst of 11 attacks by who knows the members (PGD-20, gradients of all members (EOT); PGD-20 on the mean "
+        "logits; PGD-20 on the mean probabilities; margin sum, 20 steps; ARC, 20 steps; AutoAttack (standard) on the "
+        "ensemble; Square, 100 queries; PGD-20 on each member alone; "
+        "AutoAttack (standard) on each member alone)": worst,
+        "| the paper's protocol (attacker and defender each draw a member): PGD-20": said["protocols"][0],
+        "| the paper's protocol (attacker and defender each draw a member): PGD-20, stopped once it fools that member "
+        "(the paper's code)": said["protocols"][1],
+        "| the paper's protocol (attacker and defender each draw a member): AutoAttack (standard)": said["protocols"][
+            2
+        ],
+        "| PGD-20, gradients of all members (EOT)": said["attacks"][0],
+        "| PGD-20 on the mean logits": said["attacks"][1],
+        "| PGD-20 on the mean probabilities": said["attacks"][2],
+        "| margin sum, 20 steps": said["attacks"][3],
+        "| ARC, 20 steps": said["attacks"][4],
+        "| AutoAttack (standard) on the ensemble": said["attacks"][5],
+        "| Square, 100 queries": said["attacks"][6],
+        "| CW-L2 (median L2 distance of the broken 0.00)": said["attacks"][7],
+        "| all members right, worst of the same 11 attacks": worst["all_members"],
+        "| baseline: r0.05, the best single ticket, worst of the same 11 attacks": worst["best_ticket"],
+        "| baseline: the ensemble of all, worst of the same 11 attacks": worst["ensemble"],
+    }
+    own = [line for line in table if "not recorded" not in line]  # the transfer matrix has no intervals
+    assert [(line[0], line[2]) for line in own] == [(what, f"{one['accuracy']:.2f}") for what, one in named.items()]
+    assert len(table) == len(own) + 2
+    assert [position for position, line in enumerate(table) if "not recorded" in line] == [5, 6]
     assert 'r2s_from_pretrained("model_cards/pair")' in text
     assert 'timm.create_model("local-dir:model_cards/pair", pretrained=True, ticket=' in text
+
+
+def test_an_r2ss_metadata_has_its_own_accuracies_only(pair, tmp_path):
+    said = result("r2s", network(pair), ("pgd20", "autoattack"), (4, 8))
+    write_card(pair, [put(tmp_path / "a.json", said)])
+    found = ModelCard(text_of(pair)).data.eval_results
+    metrics = [one for one in found if "tickets" in one.metric_args]
+    assert len(found) == len(metrics) + 2  # what the search of one ticket measured
+    rows = [row for row in said["attacks"] if row["crafted_on"] in ("all members", "their ensemble")]
+    expected = [said["clean"], *said["worst_case"], *said["protocols"], *rows]
+    assert [one.metric_value for one in metrics] == [row["accuracy"] for row in expected]
+    assert [one.metric_type for one in metrics] == ["accuracy"] + 20 * ["robust_accuracy"]
+    assert all(one.metric_name.endswith(", R2S") for one in metrics)
+    assert all(one.metric_args["tickets"] == ["r0.05", "r0.1"] and "ticket" not in one.metric_args for one in metrics)
+    all_of_them, ensemble, one = "all members, expectation over them", "all members, their ensemble", "one member drawn"
+    attackers = [all_of_them] * 2 + [one] * 6 + [all_of_them] * 2 + [ensemble] * 4 + [all_of_them] * 4 + [ensemble] * 2
+    said_there = [metric.metric_args["attacker"] for metric in metrics[1:]]
+    assert [there.removesuffix(" at random") for there in said_there] == attackers
+    eot = next(
+        one for one in metrics if one.metric_name == "PGD-20, gradients of all members (EOT), Linf, eps 8/255, R2S"
+    )
+    assert eot.metric_value == said["attacks"][1]["accuracy"]
+    beside = [one[key]["accuracy"] for one in said["worst_case"] for key in ("all_members", "best_ticket", "ensemble")]
+    assert len(beside) == 6
+    assert not {one.metric_value for one in metrics} & set(beside)
 
 
 def test_a_readme_of_a_persons_is_kept(folder):

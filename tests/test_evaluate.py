@@ -1,4 +1,5 @@
 import functools
+import json
 
 import pytest
 import torch
@@ -149,6 +150,32 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_answer(tmp_path):
     with pytest.raises(DataError, match="other samples"):
         evaluate(model, numbered(size=7), PGD, done=read_journal(journal))
     assert read_journal(tmp_path / "absent.jsonl") == []
+
+
+def test_judges_answer_what_is_crafted_on_another(tmp_path):
+    models, journal = [network(0), network(1)], tmp_path / "journal.jsonl"
+    attack = named_attack("pgd5", ThreatModel(eps=2 / 255), 8)
+    crossed = transfer_outcomes(
+        models, numbered(), functools.partial(attack.function, threat_model=attack.threat_model, **attack.settings)
+    )
+    models[1].train()
+    for i, source in enumerate(models):
+        found = join(evaluate(source, numbered(), attack, judges=models))
+        assert torch.equal(found.each, crossed[i])
+        assert torch.equal(found.correct, crossed[i].mean(0))
+    assert models[1].training
+    alone = join(evaluate(models[0], numbered(), attack, journal=journal))
+    assert torch.equal(alone.each, crossed[0][:1])
+    assert not torch.equal(crossed[0][0], crossed[0][1])
+    assert torch.equal(join(read_journal(journal)).each, alone.each)
+    with pytest.raises(DataError, match="other samples"):
+        evaluate(models[0], numbered(), attack, judges=models, done=read_journal(journal))
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        del line["each"]  # as it was before there were judges
+    journal.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert len(lines) == 6
+    assert read_journal(journal) == []
 
 
 def test_members_are_measured_by_their_exact_expectation():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from ticket_results import network, put, result, text_of
+from ticket_results import network, put, result, section, text_of, transfer
 
 from rst_hub.card import write_card
 from rst_hub.errors import SettingsError
@@ -31,6 +31,21 @@ def test_the_size_table_has_the_files_own_numbers(folder, ticket):
     assert masks / bound >= 1
     assert shannon_bits(4, 2) == pytest.approx(math.log2(6))
     assert shannon_bits(7, 0) == 0
+
+
+def test_a_transfer_matrix_that_an_r2ss_result_has_too_stands_there_once(pair, tmp_path):
+    said, matrices = result("r2s", network(pair)), transfer(pair)
+    full, early = said["protocols"]
+    matrices["accuracy"] = {"full": full["matrix"], "paper": early["matrix"]}
+    write_card(pair, [put(tmp_path / "a.json", said), put(tmp_path / "t.json", matrices)])
+    counted = section(text_of(pair), "R2S, all tickets").count("| the paper's protocol (")
+    assert counted == 2
+    other = early["matrix"][0][0]
+    matrices["accuracy"]["paper"] = [[other + 1, *early["matrix"][0][1:]], early["matrix"][1]]
+    write_card(pair, [put(tmp_path / "t.json", matrices)])
+    own = section(text_of(pair), "R2S, all tickets")
+    assert own.count("| the paper's protocol (") == 3
+    assert f"| {early['accuracy'] + 0.25:.2f} | not recorded |" in own
 
 
 def test_a_note_goes_with_one_data_set(folder, tmp_path):

@@ -4,6 +4,8 @@ import builtins
 import functools
 import json
 import logging
+import shutil
+from dataclasses import replace
 
 import benchmark
 import pytest
@@ -18,9 +20,9 @@ from torch.nn import functional
 import rst_hub
 from rst_hub.data import evaluation_batches, load_images, permutation
 from rst_hub.errors import RstHubError
-from rst_hub.evaluate import evaluate, join, outcomes, percent, transfer_outcomes
+from rst_hub.evaluate import evaluate, join, outcomes, percent, robust_accuracy, transfer_matrix, transfer_outcomes
 from rst_hub.models import build_model, describe_input, save_dense
-from rst_hub.suite import named_attack
+from rst_hub.suite import ADAPTIVE, named_attack
 
 EPS2 = rst_hub.ThreatModel("Linf", 2 / 255)
 
@@ -165,22 +167,178 @@ def test_two_processes_measure_the_same(tickets, tmp_path):
     assert [row["outcomes"] for row in one["attacks"]] == [row["outcomes"] for row in two["attacks"]]
 
 
-def test_a_folder_of_several_tickets_is_measured_as_an_r2s(tickets, tmp_path):
-    benchmark.main(["--ticket", str(tickets / "two"), "--output", str(tmp_path / "r2s"), *SMALL])
-    found = results(tmp_path / "r2s")
-    members = [rst_hub.PixelModel(rst_hub.from_pretrained(tickets / "two", ticket=name)) for name in ("r0.3", "r0.5")]
+TWO = ("r0.3", "r0.5")
+R2S = ("--samples", "30", "--batch-size", "30", "--eps", "6", "--attacks", "fgsm", "--flag-samples", "0")
+EPS6 = rst_hub.ThreatModel("Linf", 6 / 255)
+
+
+def members_of(tickets):
+    models = [rst_hub.PixelModel(rst_hub.from_pretrained(tickets / "two", ticket=name)) for name in TWO]
+    return [model.to(memory_format=torch.channels_last) for model in models]
+
+
+def mean_probability(members):
+    return lambda x: torch.stack([member(x).softmax(1) for member in members]).mean(0)
+
+
+def right(row, name):
+    return torch.tensor([float(digit) for digit in row["outcomes"][name]], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def switched(tickets, tmp_path_factory):
+    """Return the run of a benchmark of two tickets as an R2S."""
+    run = tmp_path_factory.mktemp("switched") / "r2s"
+    benchmark.main(["--ticket", str(tickets / "two"), "--output", str(run), *R2S])
+    return run
+
+
+def test_a_folder_of_several_tickets_is_measured_as_an_r2s(tickets, switched):
+    found, members = results(switched), members_of(tickets)
     assert found["kind"] == "r2s"
-    assert [one["name"] for one in found["network"]["tickets"]] == ["r0.3", "r0.5"]
-    assert found["clean"]["accuracy"] == pytest.approx(percent(outcomes(members, [(x, y) for _, x, y in digits(120)])))
-    assert set(found["clean"]["outcomes"]) == {0.0, 0.5, 1.0}
-    assert found["attacks"][1]["accuracy"] < found["clean"]["accuracy"]
+    assert [one["name"] for one in found["network"]["tickets"]] == list(TWO)
+    on_all = [row["key"] for row in found["attacks"] if row["crafted_on"] == "all members"]
+    assert on_all == [f"{name}-eps6" for name in (*ADAPTIVE, "fgsm")]
+    alone = [(row["key"], row["crafted_on"]) for row in found["attacks"][len(on_all) :]]
+    assert alone == [(f"pgd20-eps6{how}-on-{name}", name) for name in TWO for how in ("", "-stopped")]
+    assert found["clean"]["accuracy"] == percent(outcomes(members, [(x, y) for _, x, y in digits(30, 30)]))
+    judges, checked = [*members, mean_probability(members)], 0
+    models = {"all members": members, **dict(zip(TWO, members, strict=True))}
+    for row in found["attacks"]:
+        attack = named_attack(row["attack"]["name"], EPS6, 32)
+        if "-stopped-" in row["key"]:
+            attack = replace(attack, settings={**attack.settings, "keep": "first"})
+        assert row["attack"] == attack.described()
+        left = join(evaluate(models[row["crafted_on"]], digits(30, 30), attack, judges=judges))
+        each = torch.stack([right(row, name) for name in (*TWO, "their ensemble")])
+        assert int((each != left.each).sum()) <= 2  # of 90: convolutions may differ in their last digits
+        assert row["accuracy"] == percent(each[:2].mean(0))  # exact: nobody is drawn
+        assert row["tickets"] == {name: percent(right(row, name)) for name in TWO}
+        assert row["ensemble"] == percent(each[2])
+        assert row["all_members"] == percent(each[:2].min(0).values)
+        assert row["samples"] == each.shape[1] == 30
+        assert row["largest_linf_over_255"] <= 6.001
+        checked += 1
+    assert checked == 10
+    assert found["attacks"][0]["accuracy"] < found["clean"]["accuracy"]
+    assert any(row["all_members"] < min(row["tickets"].values()) for row in found["attacks"])
+
+
+def test_the_papers_protocol_is_the_mean_of_the_transfer_matrix(tickets, switched):
+    found, models = results(switched), members_of(tickets)
+    data = [(x, y) for _, x, y in digits(30, 30)]
+    attack = functools.partial(rst_hub.pgd, threat_model=EPS6, steps=20)
+    assert [(one["key"], one["protocol"]) for one in found["protocols"]] == [
+        ("pgd20-eps6-drawn", "full"),
+        ("pgd20-eps6-stopped-drawn", "paper"),
+    ]
+    means = []
+    for one in found["protocols"]:
+        matrix = transfer_matrix(models, data, attack, paper_protocol=one["protocol"] == "paper")
+        assert one["tickets"] == list(TWO)
+        for ours, theirs in zip(one["matrix"], matrix, strict=True):
+            assert ours == pytest.approx(theirs, abs=100 / 30)
+        means.append(sum(map(sum, one["matrix"])) / 4)
+        assert one["accuracy"] == pytest.approx(means[-1])
+        assert one["interval_95"][0] < one["accuracy"] < one["interval_95"][1]
+        for i, model in enumerate(models):  # crafted on itself, it is that ticket's own robust accuracy
+            assert one["matrix"][i][i] == pytest.approx(robust_accuracy(model, data, attack), abs=100 / 30)
+    full, early = (one["matrix"] for one in found["protocols"])
+    assert [full[i][i] for i in range(2)] == [
+        early[i][i] for i in range(2)
+    ]  # an early stop changes what transfers only
+    assert full != early
+    assert means[0] != means[1]
+
+
+def test_the_worst_case_of_an_r2s_is_each_samples_lowest_expectation(switched):
+    found = results(switched)
+    (worst,) = found["worst_case"]
+    rows = [row for row in found["attacks"] if "-stopped-" not in row["key"]]
+    assert worst["attacks"] == [row["key"] for row in rows]
+    assert len(rows) == 8
+    expected, every, alone = [], [], {name: [] for name in (*TWO, "their ensemble")}
+    for sample in range(30):
+        answers = [[int(row["outcomes"][name][sample]) for name in TWO] for row in (found["clean"], *rows)]
+        expected.append(min(sum(one) / 2 for one in answers))
+        every.append(min(min(one) for one in answers))
+        for name, lowest in alone.items():
+            lowest.append(min(int(row["outcomes"][name][sample]) for row in (found["clean"], *rows)))
+    assert worst["outcomes"] == expected or [float(digit) for digit in worst["outcomes"]] == expected
+    assert worst["accuracy"] == pytest.approx(100 * sum(expected) / 30)
+    assert worst["all_members"]["accuracy"] == pytest.approx(100 * sum(every) / 30)
+    accuracies = {name: 100 * sum(lowest) / 30 for name, lowest in alone.items()}
+    assert worst["ensemble"]["accuracy"] == pytest.approx(accuracies.pop("their ensemble"))
+    assert worst["tickets"] == pytest.approx(accuracies)
+    best = max(accuracies, key=accuracies.get)
+    assert worst["best_ticket"]["name"] == best
+    assert worst["best_ticket"]["accuracy"] == pytest.approx(accuracies[best])
+    assert worst["accuracy"] < min(row["accuracy"] for row in rows) + 1e-9
+    assert worst["all_members"]["accuracy"] <= worst["accuracy"]
+
+
+def test_attacks_and_budgets_are_added_to_an_r2s(tickets, switched, tmp_path, capsys):
+    run = shutil.copytree(switched, tmp_path / "run")
+    before = results(run)
+    journals = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    assert len(journals) == 11
+    arguments = ["--ticket", str(tickets / "two"), "--output", str(run), *R2S[:4], "--flag-samples", "0"]
+    benchmark.main([*arguments, "--resume", "--eps", "6", "--attacks", "cw_l2,pgd2"])
+    after, shown = results(run), capsys.readouterr().out
+    assert {path: path.read_bytes() for path in journals} == journals  # nothing was measured twice
+    assert len(list(run.rglob("*.jsonl"))) == 13
+    kept = [row for row in after["attacks"] if row["key"] not in ("cw_l2", "pgd2-eps6")]
+    assert kept == before["attacks"]
+    cw_l2 = next(row for row in after["attacks"] if row["key"] == "cw_l2")
+    assert cw_l2["crafted_on"] == "all members"
+    assert after["protocols"] == before["protocols"]
+    assert len(after["worst_case"][0]["attacks"]) == 9  # cw_l2 has no budget
+    assert after["worst_case"][0]["accuracy"] <= before["worst_case"][0]["accuracy"]
+    for line in ("pgd20-eps6 on all members", "pgd20-eps6-stopped-on-r0.5", "all members right", "the ensemble"):
+        assert line in shown, line
+
+
+def test_an_r2s_is_measured_in_l2_too(tickets, tmp_path):
+    few = ("--samples", "10", "--attacks", "fgsm", "--flag-samples", "0", "--norm", "L2", "--eps", "300")
+    benchmark.main(["--ticket", str(tickets / "two"), "--output", str(tmp_path / "run"), *few])
+    found = results(tmp_path / "run")
+    assert {row["attack"]["norm"] for row in found["attacks"]} == {"L2"}
+    assert len(found["attacks"]) == 10
+    for row in found["attacks"]:
+        assert 0 < row["largest_l2"] <= row["attack"]["eps_over_255"] / 255 + 1e-4
+    assert [(one["norm"], one["eps_over_255"]) for one in found["worst_case"]] == [("L2", 300.0)]
+    assert len(found["protocols"]) == 2
+
+
+@pytest.mark.slow
+def test_autoattack_on_an_r2s_is_made_on_each_member_and_on_their_ensemble(tickets, tmp_path):
+    pytest.importorskip("pyautoattack")
+    few = ("--samples", "6", "--attacks", "autoattack", "--flag-samples", "0", "--eps", "6")
+    benchmark.main(["--ticket", str(tickets / "two"), "--output", str(tmp_path / "run"), *few])
+    found, members = results(tmp_path / "run"), members_of(tickets)
+    rows = [row for row in found["attacks"] if row["attack"]["name"] == "autoattack"]
+    assert [row["crafted_on"] for row in rows] == ["their ensemble", *TWO]
+    attack = named_attack("autoattack", EPS6, 32)
+    for row, model in zip(rows[:2], (members, members[0]), strict=True):
+        left = join(evaluate(model, digits(6), attack, judges=[*members, mean_probability(members)]))
+        each = torch.stack([right(row, name) for name in (*TWO, "their ensemble")])
+        assert int((each != left.each).sum()) <= 1
+    drawn = found["protocols"][-1]
+    assert drawn["key"] == "autoattack-eps6-drawn"
+    assert drawn["matrix"] == [[row["tickets"][name] for name in TWO] for row in rows[1:]]
+    assert {row["key"] for row in rows} <= set(found["worst_case"][0]["attacks"])
+
+
+def test_one_of_several_tickets_is_measured_alone(tickets, tmp_path):
     benchmark.main(["--ticket", str(tickets / "two"), "--name", "r0.5", "--output", str(tmp_path / "one"), *SMALL])
     single = results(tmp_path / "one")
     assert single["kind"] == "ticket"
-    assert single["clean"]["accuracy"] == percent(outcomes(members[1], [(x, y) for _, x, y in digits(120)]))
+    assert single["clean"]["accuracy"] == percent(outcomes(members_of(tickets)[1], [(x, y) for _, x, y in digits(120)]))
+    assert [row["key"] for row in single["attacks"]] == ["fgsm-eps2", "pgd5-eps2"]
 
 
-def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path):
+def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "ADAPTIVE", ("pgd20",))  # what an R2S is measured with has its own tests
     model = build_model("test_resnet", {"num_classes": 10}, seed=0)
     describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), LABELS)
     save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10})
@@ -197,7 +355,7 @@ def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path):
     accuracies = []
     for number, (source, kind) in enumerate(sources.items()):
         output = tmp_path / str(number)
-        benchmark.main(["--ticket", source, "--dataset", "digits", *SMALL, "--output", str(output)])
+        benchmark.main(["--ticket", source, "--dataset", "digits", *SMALL, "--samples", "10", "--output", str(output)])
         assert results(output)["kind"] == kind
         accuracies.append(results(output)["attacks"][0]["accuracy"])
     assert len(accuracies) == 6
@@ -367,5 +525,5 @@ def test_a_changed_ticket_or_data_set_is_measured_anew(tickets, tmp_path):
 def test_the_readme_names_every_recipe():
     text = (ROOT / "README.md").read_text()
     names = [path.name for path in (ROOT / "recipes").glob("*.py")]
-    assert len(names) == 10
+    assert len(names) == 11
     assert [name for name in names if name not in text and name.removesuffix(".py") not in text] == []

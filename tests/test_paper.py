@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from settings import PRESETS, SearchSettings
 from ticket_results import like_the_papers, measured
@@ -43,6 +43,18 @@ def test_the_papers_r2s_and_imagenet_rows():
     found = compared(like_the_papers("wide_resnet34_10", "cifar100", six, rows))["rows"]
     assert [row[2] for row in found] == ["40.17", "54.72"]
     assert everyone in found[0][4]
+    ensemble, one = "all members, their ensemble", "one member drawn at random"
+    rows = [
+        measured(members, "pgd20", 50.0, 8.0, "Linf", one),
+        measured(members, "logit_ensemble20", 49.0, 8.0, "Linf", ensemble),
+        measured(members, "probability_ensemble20", 48.0, 8.0, "Linf", ensemble),
+        measured(members, "margin_sum20", 47.0, 8.0, "Linf", everyone),  # the paper has no such attack
+        measured(members, "worst", 46.0, 8.0, "Linf", everyone),
+        replace(measured(members, "pgd20", 45.0, 8.0, "Linf", everyone), beside="baseline"),
+    ]
+    found = compared(like_the_papers("wide_resnet34_10", "cifar100", six, rows))["rows"]
+    assert [row[2] for row in found] == ["43.27", "38.25", "38.25"]
+    assert [row[4] for row in found] == [f"table {n}, attacker: {who}" for n, who in ((3, one), *[(5, ensemble)] * 2)]
     rows = [measured(("r0.25",), "pgd20", 20.0, 4.0, "Linf"), measured(("r0.25",), "clean", 50.0)]
     folder = like_the_papers("resnet101", "ILSVRC/imagenet-1k", (0.25,), rows, eps=4.0)
     assert [row[2] for row in compared(folder)["rows"]] == ["26.68", "54.84"]

@@ -4,8 +4,13 @@ from PIL.PngImagePlugin import PngInfo
 from ticket_results import network, put, result, transfer
 
 from rst_hub.card import render, write_card
+from rst_hub.config import read_config
 from rst_hub.errors import SettingsError
-from rst_hub.pictures import PICTURES, picture_digest
+from rst_hub.gathered import gather
+from rst_hub.pictures import PICTURES, picture_digest, to_draw
+from rst_hub.results import read_result
+
+ALONE = ("r0.05", "r0.1")
 
 
 def test_pictures_carry_the_digest_of_their_numbers(pair, tmp_path):
@@ -29,7 +34,7 @@ def test_pictures_carry_the_digest_of_their_numbers(pair, tmp_path):
     text = again["README.md"].decode()
     assert "| 45.00 | not recorded |" in text
     assert "| 50.00 | not recorded |" in text
-    assert "**R2S against an attacker who knows its members: not measured.**" in text  # these attackers know one
+    assert "**R2S against attackers who know all its members: not measured.**" in text  # these attackers know one
     # Another number, another picture; none to draw, none there.
     each[0]["attacks"][0]["accuracy"] += 1
     put(pair / "results" / "ticket-r0.05-cifar10-Linf-n1000.json", each[0])
@@ -42,6 +47,33 @@ def test_pictures_carry_the_digest_of_their_numbers(pair, tmp_path):
     assert not list(pair.glob("*.png"))
     with pytest.raises(SettingsError, match="no picture"):
         picture_digest(b"text")
+
+
+def test_an_r2s_is_drawn_with_its_worst_case_and_nothing_that_stands_beside_it(pair, tmp_path):
+    said = result("r2s", network(pair), ("pgd20", "square100"), (4, 8), clean=800)
+    put(tmp_path / "r2s.json", said)
+    each = [put(tmp_path / f"{name}.json", result("ticket", network(pair, [name]), eps=(4, 8))) for name in ALONE]
+    folder = gather(
+        pair, read_config(pair), {}, {"a.json": read_result(tmp_path / "r2s.json", pair, read_config(pair))}
+    )
+    drawn = to_draw(folder)
+    lines = {(line["network"], line["attack"]): line["accuracy"] for line in drawn["robust_accuracy.png"]["series"]}
+    worst = [said["clean"]["accuracy"], *(one["accuracy"] for one in said["worst_case"])]
+    assert lines.pop(("R2S", "worst of 8 attacks by who knows the members")) == worst
+    assert lines.pop(("R2S", "PGD-20, gradients of all members (EOT)"))[0] == worst[0]
+    assert set(lines) == {("R2S", "PGD-20 on the mean logits")}
+    assert set(drawn) == {"robust_accuracy.png", "transfer.png"}
+    matrices = drawn["transfer.png"]["matrices"]
+    assert [(one["protocol"], one["accuracy"]) for one in matrices] == [
+        ({"full": "full attack", "paper": "paper protocol"}[one["protocol"]], one["matrix"])
+        for one in said["protocols"]
+    ]
+    assert len(matrices) == 4
+    assert matrices[0]["labels"] == list(ALONE)
+    results = {path.name: read_result(path, path, read_config(pair)) for path in (tmp_path / "r2s.json", *each)}
+    series = to_draw(gather(pair, read_config(pair), {}, results))["robust_accuracy.png"]["series"]
+    shown = {(line["network"], line["attack"]) for line in series}
+    assert {("R2S", "worst of 8 attacks by who knows the members"), ("r0.05", "PGD-20"), ("r0.1", "PGD-20")} <= shown
 
 
 def test_matplotlib_is_asked_for_only_where_there_is_something_to_draw(folder, tmp_path, monkeypatch):

@@ -51,6 +51,104 @@ def test_what_is_no_result_is_refused(folder, tmp_path, key, value):
         write_card(folder, [put(tmp_path / "a.json", said)])
 
 
+def r2s_result(pair):
+    return result("r2s", network(pair), ("pgd20", "cw_l2"), (8,))
+
+
+def at(said, *keys):
+    for key in keys:
+        said = said[key]
+    return said
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        (("clean",), "tickets", {"r0.05": 70.0}),
+        (("clean",), "tickets", {"r0.05": 70.0, "r0.2": 69.3}),
+        (("clean",), "tickets", ["r0.05", "r0.1"]),
+        (("clean",), "tickets", {"r0.05": 70.0, "r0.1": float("nan")}),
+        (("clean",), "ensemble", 101.0),
+        (("clean",), "all_members", 69.9),  # more than the worse ticket has
+        (("attacks", 0), "accuracy", 70.0),  # not the mean over the tickets
+        (("attacks", 0), "accuracy", float("nan")),
+        (("attacks", 0), "crafted_on", "r0.2"),
+        (("attacks", 0), "crafted_on", ["r0.05"]),
+        (("attacks", 0), "crafted_on", None),
+        (("attacks", 0), "key", "arc20-eps8"),  # there twice
+        (("attacks", 0), "ensemble", None),
+        (("attacks", -1), "tickets", {"r0.05": 1.0, "r0.1": 2.0}),
+        (("protocols", 0), "matrix", [[50.0, 50.0]]),
+        (("protocols", 0), "matrix", [[50.0, 50.0], [50.0]]),
+        (("protocols", 0), "matrix", [[50.0, 50.0], [50.0, -1]]),
+        (("protocols", 0), "matrix", [[50.0, 50.0], [50.0, "50"]]),
+        (("protocols", 0), "matrix", [[99.0, 99.0], [99.0, 99.0]]),  # not the mean that is said
+        (("protocols", 0), "matrix", None),
+        (("protocols", 0), "protocol", "best"),
+        (("protocols", 0), "protocol", ["full"]),
+        (("protocols", 0), "tickets", ["r0.1", "r0.05"]),
+        (("protocols", 0), "attack", {"name": "pgd20"}),
+        (("protocols", 0), "interval_95", None),
+        ((), "protocols", None),
+        ((), "worst_case", [{}]),
+        (("worst_case", 0), "attacks", []),
+        (("worst_case", 0), "attacks", ["pgd20-eps9"]),
+        (("worst_case", 0), "attacks", ["pgd20-eps8", "pgd20-eps8-stopped-on-r0.1"]),
+        (("worst_case", 0), "attacks", ["pgd20-eps8", "cw_l2"]),
+        (("worst_case", 0), "eps_over_255", 16),
+        (("worst_case", 0), "norm", "L2"),
+        (("worst_case", 0), "accuracy", 69.0),  # above its attacks
+        (("worst_case", 0), "accuracy", 1.0),  # below all members right
+        (("worst_case", 0, "all_members"), "accuracy", 100.5),
+        (("worst_case", 0), "best_ticket", {"name": "r0.05"}),
+        (("worst_case", 0, "best_ticket"), "name", "r0.2"),
+        (("worst_case", 0, "best_ticket"), "name", "r0.1"),  # the worse one
+        (("worst_case", 0, "best_ticket"), "accuracy", 99.0),
+        (("worst_case", 0), "ensemble", 60.0),
+        (("worst_case", 0, "ensemble"), "samples", 0),
+    ],
+)
+def test_a_forged_result_of_an_r2s_is_refused(pair, tmp_path, path, key, value):
+    said = r2s_result(pair)
+    assert at(said, *path)[key] != value
+    at(said, *path)[key] = value
+    with pytest.raises(TicketError, match=r"a\.json is no result of recipes/benchmark\.py"):
+        write_card(pair, [put(tmp_path / "a.json", said)])
+    assert not (pair / "README.md").exists()
+
+
+@pytest.mark.parametrize("key", ["tickets", "ensemble", "all_members", "crafted_on", "key", "attack", "interval_95"])
+def test_a_result_of_an_r2s_that_lacks_a_key_is_refused(pair, tmp_path, key):
+    said = r2s_result(pair)
+    del said["attacks"][0][key]
+    with pytest.raises(TicketError, match=r"a\.json is no result of recipes/benchmark\.py"):
+        write_card(pair, [put(tmp_path / "a.json", said)])
+
+
+def test_a_result_of_an_r2s_is_read_as_it_was_written(pair, tmp_path):
+    said = result("r2s", network(pair), ("pgd20", "autoattack"), (4, 8), "L2")
+    write_card(pair, [put(tmp_path / "a.json", said)])
+    ((name, read),) = read_results(pair).items()
+    assert name == "r2s-cifar10-L2-n1000.json"
+    worst = [row for row in read.rows if row.name == "worst" and not row.beside]
+    assert [row.accuracy for row in worst] == [one["accuracy"] for one in said["worst_case"]]
+    assert [row.beside for row in read.rows if row.beside] == ["all members right", "baseline", "baseline"] * 2
+    assert [row.accuracy for row in read.rows if row.beside == "baseline"] == [
+        one[key]["accuracy"] for one in said["worst_case"] for key in ("best_ticket", "ensemble")
+    ]
+    drawn = [row for row in read.rows if row.attacker == "one member drawn at random"]
+    assert [row.accuracy for row in drawn] == [pytest.approx(one["accuracy"]) for one in said["protocols"]]
+    assert [row.settings.get("keep") for row in drawn] == ["best", "first"] * 2 + [None] * 2
+    ensembles = [row.name for row in read.rows if row.attacker == "all members, their ensemble"]
+    assert ensembles == [name for name in ("logit_ensemble20", "probability_ensemble20", "autoattack") for _ in (4, 8)]
+    more = result("r2s", network(pair), ("pgd20", "autoattack", "square100"), (4, 8), "L2")
+    assert len(more["attacks"]) == len(said["attacks"]) + 2
+    more["attacks"] = [*said["attacks"], *[row for row in more["attacks"] if row["key"].startswith("square")]]
+    more["protocols"] = said["protocols"]
+    write_card(pair, [put(tmp_path / "b.json", more)])  # a resumed run, with more attacks and other worst cases
+    assert list(read_results(pair)) == [name]
+
+
 def test_a_resumed_result_takes_the_place_of_its_former_self(folder, tmp_path):
     first = put(tmp_path / "a.json", result("ticket", network(folder), ("pgd20",)))
     more = put(tmp_path / "b.json", result("ticket", network(folder), ("pgd20", "fgsm")))

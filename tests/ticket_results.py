@@ -14,7 +14,7 @@ from rst_hub.evaluate import Outcomes
 from rst_hub.flags import Flag
 from rst_hub.gathered import Folder
 from rst_hub.results import Measured, Result
-from rst_hub.suite import NamedAttack, named_attack
+from rst_hub.suite import ADAPTIVE, NamedAttack, named_attack
 
 SAMPLES = 1000
 
@@ -61,10 +61,15 @@ def pair(tickets, tmp_path):
     return tmp_path / "pair"
 
 
-def left(right):
-    """Return outcomes of which the first ``right`` are right."""
+def left(right, tickets=1):
+    """Return outcomes of which the first ``right`` are right; of several tickets each next one has 7 less.
+
+    An ensemble is right on 3 more than the first of them.
+    """
     nothing = torch.zeros(SAMPLES, dtype=torch.float64)
-    return Outcomes((torch.arange(SAMPLES) < right).double(), nothing, nothing, nothing.long(), 1.0)
+    counts = [right - 7 * i for i in range(tickets)] + ([right + 3] if tickets > 1 else [])
+    each = torch.stack([(torch.arange(SAMPLES) < count).double() for count in counts])
+    return Outcomes(each[:tickets].mean(0), nothing, nothing, nothing.long(), 1.0, each)
 
 
 def circumstances(**dataset):
@@ -96,23 +101,27 @@ def named(name, threat_model):
 def result(kind, about, attacks=("pgd20", "fgsm", "cw_l2"), eps=(8,), norm="Linf", clean=700, **dataset):
     """Return what recipes/benchmark.py writes, by its own functions, with accuracies that are all different."""
     import benchmark  # recipes/ is on pytest's path, but not on that of a process that imports conftest
+    from switched import on_all, on_each
+    from victims import Victim
 
-    before, rows = left(clean), []
-    for name in attacks:
+    count = len(about.get("tickets", [1]))
+    victim = Victim("it", kind, [torch.nn.Identity()] * count, about)
+    planned = {}
+    for name in dict.fromkeys([*(ADAPTIVE if kind == "r2s" else ()), *attacks]):
         for one in eps:
             attack = named(name, ThreatModel(norm, one / 255))
-            key = name if attack.threat_model is None else f"{name}-eps{one}"
-            if key not in [row["key"] for row in rows]:
-                right = left(clean - 31 * (len(rows) + 1))
-                rows.append(benchmark.row(key, attack, before, right, []))
+            planned[name if attack.threat_model is None else f"{name}-eps{one}"] = on_all(victim, attack)
+    planned |= on_each(victim, planned) if kind == "r2s" else {}
+    before, rows = left(clean, count), []
+    for key, crafting in planned.items():
+        right = left(clean - (11 if kind == "r2s" else 31) * (len(rows) + 1), count)
+        rows.append(benchmark.row(key, crafting, victim, before, right, []))
     flags = [asdict(Flag("gradients are not zero", True, "none of 50")), asdict(Flag("few", None, "on 3 samples"))]
     return {
         "kind": kind,
         "network": about,
         **circumstances(**dataset),
-        "clean": {**benchmark.accuracy(before.correct), "outcomes": benchmark.encoded(before.correct)},
-        "attacks": rows,
-        "worst_case": [benchmark.worst_at(norm, one, before, rows) for one in eps],
+        **benchmark.concluded(norm, list(eps), victim, before, rows),
         "flags": {"norm": norm, "eps_over_255": eps[0], "samples": 50, "checks": flags, "attacks": []},
     }
 
