@@ -68,7 +68,7 @@ def measure(folders: list[str], datasets: list[str], samples: int) -> int:
         config = json.loads((Path(folder) / "config.json").read_text())
         before = pool.nbytes
         r2s = r2s_from_pretrained(folder, pool=pool)
-        masks = sum(b.nbytes for name, b in r2s.named_buffers() if name.endswith("0.mask"))
+        masks = sum(b.nbytes for name, b in r2s.named_buffers() if name.endswith(".mask"))
         own = sum(t.nbytes for t in (*r2s.parameters(), *r2s.buffers())) - masks
         dense = sum(t.nbytes for t in r2s_from_pretrained(folder, materialised=True).members[0].state_dict().values())
         known += masks + own

@@ -2,14 +2,15 @@
 
     python recipes/benchmark.py --ticket FOLDER                             PGD-20 on two losses, Square, honesty flags
     accelerate launch recipes/benchmark.py --ticket org/name --attacks pgd20,cw_l2,autoattack --eps 8,12
-    python recipes/benchmark.py --ticket FOLDER --name r0.05 --norm L2 --eps 128 --samples 500
+    python recipes/benchmark.py --ticket FOLDER --name r0.05 --norm L2 --eps 128 --samples 500      one of its tickets
+    python recipes/benchmark.py --ticket FOLDER --name r0.05,r0.1           two of its tickets as an R2S
     python recipes/benchmark.py --ticket resnet18.a1_in1k --dataset org/imagenet      a dense model of timm
     python recipes/benchmark.py --help                                      every setting
 
 The run's folder holds ``results.json``, ``settings.json`` and ``journal/``, which ``--resume`` continues from. A folder
 of several tickets is measured as an R2S (switched.py): accuracies are the exact expectation over its members. The
-adaptive attacks, by one who knows them all, are made whether asked for or not; PGD-20 is crafted on each member too, in
-full and stopped early, for the paper's protocol of an attacker who draws one.
+adaptive attacks, by one who knows them all, are made whether asked for or not; PGD-20 is crafted on their ensemble too,
+and on each member, in full and stopped early, for the paper's protocol of an attacker who draws one.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from accelerate.utils import gather_object
 from launch import main_of
 from run import check_output, make_folder, rounds
 from settings import BenchmarkSettings, budgets, command, parse
-from switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, worst_of
+from switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, on_ensemble, worst_of
 from switched import in_words as compared_in_words
 from tqdm import tqdm
 from victims import (
@@ -103,7 +104,7 @@ def main(arguments: list[str]) -> None:
     for key, crafting in attacks.items():
         left = measured(bench, key, crafting, images)
         rows.append(row(key, crafting, victim, clean, left, warnings_of(bench, key, crafting.attack)))
-        bench.say(in_words(key if crafting.on in (None, *victim.names) else f"{key} on {crafting.on}", left))
+        bench.say(in_words(key if crafting.on is None or "-on-" in key else f"{key} on {crafting.on}", left))
     found = concluded(settings.norm, eps, victim, clean, rows)
     for line in concluded_in_words(victim, found):
         bench.say(line)
@@ -154,7 +155,9 @@ def planned(settings: BenchmarkSettings, eps: list[float], victim: Victim) -> di
             attack = named_attack(name, ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1])
             key = name if attack.threat_model is None else f"{name}-eps{shown(budget)}"
             found[key] = on_all(victim, attack)
-    return {**found, **on_each(victim, found)} if victim.kind == "r2s" else found
+    if victim.kind != "r2s":
+        return found
+    return {**found, **on_ensemble(victim, found), **on_each(victim, found)}
 
 
 def measured(bench: Bench, key: str, crafting: Crafting | None, images: Images) -> Outcomes:

@@ -135,7 +135,9 @@ class BenchmarkSettings(MeasureSettings):
     """Settings of benchmark.py."""
 
     ticket: str = _setting("", "ticket folder or org/name on the Hub; or a dense model's folder, or its name in timm")
-    name: str | None = _setting(None, "one of several tickets; without it they are one R2S, measured by more attacks")
+    name: str | None = _setting(
+        None, "of several tickets one, or some with commas between; some, or all without it, are one R2S"
+    )
     attacks: str = _setting("pgd20,margin20,square1000", "names, with commas between: " + ", ".join(NAMES))
     eps: str = _setting("8", "budgets in pixels over 255, with commas between")
     flag_samples: int = _setting(200, "images of those to raise the honesty flags on, at the first eps; 0: no flags")

@@ -52,13 +52,26 @@ def on_all(victim: Victim, attack: NamedAttack) -> Crafting:
     return Crafting(attack, victim.model, whole if victim.kind == "r2s" else None)
 
 
+def on_ensemble(victim: Victim, planned: Mapping[str, Crafting]) -> dict[str, Crafting]:
+    """Return PGD-20 crafted on the ensemble as one model: on a list of members it keeps what fools most of them.
+
+    A key begins with an attack and its budget, or ends with a ticket's name: none of those is one of these.
+    """
+    whole = _ensemble(victim.members)
+    return {
+        key.replace("-eps", "-on-ensemble-eps", 1): replace(crafting, model=whole, on=ENSEMBLE)
+        for key, crafting in planned.items()
+        if crafting.attack.name == "pgd20"
+    }
+
+
 def on_each(victim: Victim, planned: Mapping[str, Crafting]) -> dict[str, Crafting]:
-    """Return PGD-20, whole and stopped early, and AutoAttack where it is planned, crafted on each member alone."""
+    """Return PGD-20, whole and stopped early, its margin and AutoAttack where planned, crafted on each member alone."""
     found = {}
     for key, crafting in planned.items():
         for name, member in zip(victim.names, victim.members, strict=True):
             alone = replace(crafting, model=member, on=name)
-            if crafting.attack.name in ("pgd20", "autoattack"):
+            if crafting.attack.name in ("pgd20", "margin20", "autoattack"):
                 found[f"{key}-on-{name}"] = alone
             if crafting.attack.name == "pgd20":
                 early = replace(crafting.attack, settings={**crafting.attack.settings, "keep": "first"})

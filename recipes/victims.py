@@ -56,15 +56,15 @@ def several_processes() -> Accelerator:
 
 
 def load_victim(source: str, name: str | None = None) -> Victim:
-    """Return what ``source`` is: a ticket, all tickets of a folder as one R2S, or a dense model.
+    """Return what ``source`` is: a ticket, several tickets of a folder as one R2S, or a dense model.
 
     Args:
         source: a folder of ours (tickets, or a dense model of train.py); ``org/name`` on the Hub, of tickets; a
             pretrained model of timm by its name, ``hf-hub:org/name`` or ``local-dir:folder``.
-        name: one of several tickets.
+        name: one of several tickets, or some with commas between; all when None.
 
     Raises:
-        RstHubError: it cannot be found or read.
+        RstHubError: it cannot be found or read, or a ticket is named twice.
     """
     prefix, _, path = source.partition(":")
     if prefix in ("hf-hub", "local-dir"):
@@ -83,7 +83,8 @@ def load_victim(source: str, name: str | None = None) -> Victim:
 
 
 def _tickets(source: str, name: str | None) -> Victim:
-    where, tickets = load_tickets(source, None if name is None else [name])
+    names = None if name is None else _names(name)
+    where, tickets = load_tickets(source, names)
     config = json.loads((where / "config.json").read_text(encoding="utf-8"))
     sha256 = {entry["name"]: entry["sha256"] for entry in config["rst"]["tickets"]}
     label = _label(where) if Path(source).is_dir() else source
@@ -101,7 +102,16 @@ def _tickets(source: str, name: str | None) -> Victim:
     members = [PixelModel(ticket.model()) for ticket in tickets]
     if len(members) == 1:
         return Victim(f"{label}-{tickets[0].name}", "ticket", members, about)
-    return Victim(label, "r2s", members, about)
+    return Victim("-".join([label, *(names or ())]), "r2s", members, about)
+
+
+def _names(text: str) -> list[str]:
+    """Return tickets' names; raise SettingsError where one is there twice."""
+    names = [name.strip() for name in text.split(",")]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise SettingsError(f"--name {text}: {twice[0]!r} is there twice, and an R2S has each ticket once")
+    return names
 
 
 def each_alone(victim: Victim) -> list[Victim]:

@@ -140,7 +140,8 @@ def pgd(
     """Projected gradient descent (Madry et al., 2018; paper, equation 2).
 
     On a list of members ``average="loss"`` is exact EOT, or the margin sum with ``loss="clipped_margin"``; "logits" and
-    "probabilities" attack the deterministic ensemble. For one model they are all the same.
+    "probabilities" climb the loss of the deterministic ensemble, while ``keep="best"`` still keeps what fools most
+    members: to attack the ensemble itself, give it as one model. For one model they are all the same.
 
     Args:
         model: pixels to logits of shape (N, classes), or a list of members.

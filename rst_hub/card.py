@@ -23,7 +23,6 @@ from .gathered import Folder, all_measured, gather, of_set, of_ticket, rank, ran
 from .paper import compared, paper
 from .pictures import DRAW, PICTURES, picture_digest, to_draw
 from .results import (
-    DRAWS_ONE,
     REPOSITORY,
     Measured,
     Result,
@@ -271,11 +270,11 @@ def _versions(said: Mapping[str, Any]) -> str:
 
 
 def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
-    """Return the lowest accuracy at each budget: of the ticket, or of the R2S against one who knows its members."""
+    """Return the lowest accuracy at each budget: of the ticket, or of the R2S in the worst case by who knows it."""
     alone = len(folder.entries) == 1
     runs = of_ticket(folder, folder.entries[0]) if alone else runs_of(folder, "r2s")
     measured = [(run, row) for run in runs for row in run.rows if row.eps and not row.beside]
-    measured = [(run, row) for run, row in measured if row.attacker != DRAWS_ONE]
+    measured = [(run, row) for run, row in measured if alone or row.name == "worst"]
     measured.sort(key=lambda one: (one[1].norm, one[1].eps, one[1].accuracy, one[1].name != "worst"))
     lowest: dict[tuple[Any, ...], tuple[Result, Measured]] = {}
     for run, row in measured:

@@ -30,7 +30,7 @@ from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, 
 from .listing import LIBRARY, hub_api, near_names
 from .models import PixelModel
 from .pool import TicketPool
-from .r2s import R2S
+from .r2s import R2S, shares_of
 from .results import REPOSITORY
 from .ticket import Ticket, claimed_layout, largest_file
 from .version import __version__
@@ -140,7 +140,9 @@ def r2s_from_pretrained(
     names = _names(tickets)
 
     def load(folder: Path, config: dict[str, Any], source: _Source) -> R2S:
-        found = (_load(folder, config, entry, source) for entry in _entries(source, config, names))
+        entries = _entries(source, config, names)
+        shares_of(probabilities, len(entries))  # before anything is downloaded
+        found = (_load(folder, config, entry, source) for entry in entries)
         return R2S(
             found, generator=generator, probabilities=probabilities, per=per, materialised=materialised, pool=pool
         )

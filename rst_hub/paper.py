@@ -77,9 +77,11 @@ def _matching(folder: Folder, run: Result, row: Measured) -> list[dict[str, Any]
 
 def _is_attack(row: Measured, theirs: Mapping[str, Any]) -> bool:
     """Say whether it is the same attack; PGD on their ensemble is that on the mean logits or probabilities."""
+    on_ensemble = row.name in ("logit_ensemble20", "probability_ensemble20")
+    on_ensemble |= row.name == "pgd20" and row.attacker == KNOWS_ENSEMBLE
     if theirs.get("attacker") == KNOWS_ENSEMBLE and theirs["attack"] == "pgd20":
-        return row.name in ("logit_ensemble20", "probability_ensemble20")
-    return row.name == theirs["attack"]
+        return on_ensemble
+    return row.name == theirs["attack"] and not (on_ensemble and row.name == "pgd20")
 
 
 def _paper_dataset(name: str) -> str | None:

@@ -2,15 +2,15 @@
 
 What the seed makes is held once, two bits a weight where it is a constant with a random sign. A model of the pool
 holds its own packed mask, one bit a weight, and whatever else its ticket stores (batch-norm statistics). A weight is
-made where the model reads it, and gone as soon as the layer is through: no member is held whole and nothing is
-switched, so several threads may use several models of one pool.
+made where the model reads it, and gone as soon as the layer is through: no member is held whole (but for an LSTM's
+weights) and nothing is switched, so several threads may use several models of one pool.
 """
 
 import copy
 import json
 import math
 from collections import Counter
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,15 +30,16 @@ class TicketPool:
 
     def __init__(self) -> None:
         self._first: tuple[str, dict[str, Any]] | None = None  # a name, and what all share; never the ticket itself
-        self._tensors: dict[tuple[str, tuple[int, ...], float], _Seeded] = {}
-        self._skeletons: dict[str, tuple[nn.Module, set[str]]] = {}
+        self._tensors: dict[tuple[Any, ...], _Seeded] = {}
+        self._last: tuple[str, nn.Module, set[str]] | None = None  # a network to copy for the next ticket alike
 
     def model(self, ticket: Ticket) -> nn.Module:
         """Return a timm model in eval mode: bit for bit what ``ticket.model().requires_grad_(False)`` computes.
 
-        Its masked weights are no parameters but are made when they are read, so it can be used and attacked, not
-        trained. ``.to(device)`` moves the shared weights too; it can be copied, not pickled. The weights of LSTMs and
-        those that several layers share are held whole.
+        What the seed makes is no parameter of it, but made when it is read: the model can be used and attacked, not
+        trained, and its state dict has other names. It can be copied, but neither pickled nor traced. ``.to(device)``
+        moves the shared weights too, so move all models of a pool. The weights of LSTMs and those that several layers
+        share are held whole.
 
         Raises:
             SettingsError: the ticket is of another architecture, seed or distribution than the pool's first one.
@@ -47,31 +48,29 @@ class TicketPool:
         kin = self._kin(ticket)
         made: dict[str, _Seeded] = {}
         for name, spec in ticket.seeded.items():
-            known = self._tensors.get((name, spec.shape, spec.scale))
+            known = self._tensors.get(_key(spec))
             made[name] = _Seeded(spec, ticket.init.tensor(spec)) if known is None else known
-        packed = {name: _packed(mask).to(made[name].device) for name, mask in ticket.masks.items()}
-        ticket.check_weights(lambda name: made[name].masked(packed[name]) if name in packed else made[name].table)
+        masks = {name: _packed(mask).to(made[name].bits.device) for name, mask in ticket.masks.items()}
+        ticket.check_weights(lambda name: made[name].masked(masks.get(name)))
         skeleton, on_reading = self._skeleton(ticket)
         model = copy.deepcopy(skeleton)
-        modules = dict(model.named_modules())
-        held = {name: made[name].masked(packed[name]) for name in packed if name not in on_reading}
+        held = {name: made[name].masked(masks.get(name)).clone() for name in made if name not in on_reading}
         model.load_state_dict({**ticket.state, **held}, strict=False)  # the names were compared when it was built
         model.requires_grad_(False)
-        for name in ticket.seeded:
+        modules = dict(model.named_modules())
+        for name in on_reading:
             owner, _, leaf = name.rpartition(".")
-            if name not in packed:
-                modules[owner].register_parameter(leaf, made[name].table)
-            elif name not in held:
-                _read_from(modules[owner], leaf, _Masked(made[name], packed[name]))
+            _read_from(modules[owner], leaf, _Masked(made[name], masks.get(name)))
         # only now, so that a false ticket leaves nothing behind
         self._first = kin
-        self._tensors |= {(n, one.spec.shape, one.spec.scale): one for n, one in made.items() if n not in held}
-        return model.eval()
+        self._tensors |= {_key(made[name].spec): made[name] for name in on_reading}
+        devices = {tensor.bits.device for tensor in self._tensors.values()}
+        return model.eval().to(next(iter(devices - {torch.device("cpu")}), "cpu"))  # where the pool was moved to
 
     @property
     def nbytes(self) -> int:
         """Bytes of the shared weights; masks and batch-norm statistics are each model's own."""
-        return sum(one.nbytes for tensor in self._tensors.values() for one in (*tensor.buffers(), *tensor.parameters()))
+        return sum(tensor.bits.nbytes for tensor in self._tensors.values())
 
     def _kin(self, ticket: Ticket) -> tuple[str, dict[str, Any]]:
         """Return what the pool's tickets share, with the name of the first; raise SettingsError for a stranger."""
@@ -87,67 +86,81 @@ class TicketPool:
         return name, shared
 
     def _skeleton(self, ticket: Ticket) -> tuple[nn.Module, set[str]]:
-        """Return timm's model with empty tensors for the weights that are to be made on reading, and their names.
+        """Return timm's model with empty tensors for what is to be made on reading, and the names of that.
 
-        To build it takes most of a load's time, so that it is built once for all tickets alike.
+        To build it takes most of a load's time, so that it is built once for several tickets alike.
         """
-        key = json.dumps([ticket.timm_kwargs, ticket.pretrained_cfg], sort_keys=True)
-        if key not in self._skeletons:
+        key = json.dumps([ticket.timm_kwargs, ticket.pretrained_cfg, sorted(ticket.seeded)], sort_keys=True)
+        if self._last is None or self._last[0] != key:
             model = ticket.unloaded_model()
             modules = dict(model.named_modules())
-            on_reading = {name for name in _read_as_attributes(model) if name in ticket.masks}
+            on_reading = {name for name in _read_as_attributes(model) if name in ticket.seeded}
             for name in on_reading:
                 owner, _, leaf = name.rpartition(".")
                 modules[owner].register_parameter(leaf, nn.Parameter(torch.empty(0), requires_grad=False))
-            self._skeletons[key] = model, on_reading
-        return self._skeletons[key]
+            self._last = key, model, on_reading
+        return self._last[1:]
+
+
+def _key(spec: SeededTensor) -> tuple[Any, ...]:
+    return spec.name, spec.shape, spec.scale, spec.masked
 
 
 class _Seeded(nn.Module):
-    """One tensor that the seed makes, in as few bits as hold it: signs of a constant, or float32; or a table."""
+    """One tensor that the seed makes, in as few bits as hold it: signs of a constant, or float32 as integers.
 
-    table: nn.Parameter
+    A weight is looked up by fours in a small table, which is the fastest way found to make it.
+    """
+
     bits: torch.Tensor
 
     def __init__(self, spec: SeededTensor, values: torch.Tensor) -> None:
         super().__init__()
         self.spec, self._count = spec, math.prod(spec.shape)
         self._is_constant = spec.masked and bool((values.abs() == spec.scale).all())
-        self._size = int(torch.tensor(spec.scale).view(torch.int32)) if self._is_constant else -1  # bits, or all set
-        if not spec.masked:
-            self.register_parameter("table", nn.Parameter(values, requires_grad=False))
-        elif self._is_constant:  # above four bits of a first half's mask, and below those of a second half's
+        if self._is_constant:  # above four bits of a first half's mask, and below those of a second half's
             signs = _packed(values < 0)
             self.register_buffer("bits", torch.stack([signs << 4, signs >> 4]))
         else:  # as integers, which .half() leaves alone
             flat = values.reshape(-1)
             self.register_buffer("bits", nn.functional.pad(flat, (0, -len(flat) % 8)).view(torch.int32))
+        self._make_table()
 
-    @property
-    def device(self) -> torch.device:
-        """Where it was moved to, with the first of the models that share it."""
-        return next(iter((*self.buffers(), *self.parameters()))).device
-
-    def masked(self, mask: torch.Tensor) -> torch.Tensor:
-        """Return float32 weight x mask of a packed mask; what it removes is +0.0, as in a ticket's state dict."""
-        seen = mask & _halves(mask.device)
-        if self._is_constant:
-            seen |= self.bits
-        bits = torch.gather(_fours(self._size, len(mask), mask.device), 2, seen.long()).view(torch.int32).view(-1)
-        if not self._is_constant:
-            bits &= self.bits
+    def masked(self, mask: torch.Tensor | None) -> torch.Tensor:
+        """Return float32 weight x packed mask, where what is removed is +0.0 as in a ticket; without a mask, all."""
+        bits = self.bits
+        if mask is not None:
+            seen = mask & self._halves
+            if self._is_constant:
+                seen |= bits
+            found = torch.gather(self._fours, 2, seen.long()).view(torch.int32).view(-1)
+            bits = found if self._is_constant else found.bitwise_and_(bits)
         if len(bits) > self._count:
             bits = bits[: self._count]
         return bits.view(torch.float32).view(self.spec.shape)
 
+    def _make_table(self) -> None:
+        """Make what :meth:`masked` looks weights up in, where the bits are."""
+        size = int(torch.tensor(self.spec.scale, device="cpu").view(torch.int32)) if self._is_constant else -1
+        rows = math.gcd(math.ceil(self._count / 8), 64)
+        self._fours = _fours(size).to(self.bits.device).expand(2, rows, 256)
+        self._halves = torch.tensor([0x0F, 0xF0], dtype=torch.uint8, device=self.bits.device).view(2, 1, 1)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = self.bits.device
+        super()._apply(fn, recurse)
+        if self.bits.device != before:
+            self._make_table()
+        return self
+
 
 class _Masked(nn.Module):
-    """What makes a layer's weight whenever it is read: a packed mask of its own, over what the pool's models share."""
+    """What makes a weight, or a table without a mask, whenever it is read: of a mask of its own, and what is shared."""
 
-    mask: torch.Tensor
+    mask: torch.Tensor | None
     like: torch.Tensor
 
-    def __init__(self, seeded: _Seeded, mask: torch.Tensor) -> None:
+    def __init__(self, seeded: _Seeded, mask: torch.Tensor | None) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
         self.register_buffer("like", torch.empty(0), persistent=False)
@@ -187,26 +200,20 @@ def _packed(mask: torch.Tensor) -> torch.Tensor:
     return (first | (second << 4)).view(math.gcd(len(first), 64), -1)
 
 
-@lru_cache(maxsize=16)
-def _halves(device: torch.device) -> torch.Tensor:
-    """Return which bits of a packed mask are of its first half, and which of its second, uint8 (2, 1, 1)."""
-    return torch.tensor([0x0F, 0xF0], dtype=torch.uint8, device=device).view(2, 1, 1)
-
-
-@lru_cache(maxsize=1024)
-def _fours(size: int, rows: int, device: torch.device) -> torch.Tensor:
-    """Return the bits of four float32 weights by what is kept of them and their signs, complex128 (2, rows, 256).
+def _fours(size: int) -> torch.Tensor:
+    """Return the bits of four float32 weights by what is kept of them and their signs, complex128 (2, 1, 256).
 
     Of a first half, the lowest four bits of an index say what is kept and the others the signs; of a second half, it is
-    the other way round. ``size`` is the bits of a weight's size. One look into so small a table for four weights at
-    once is the fastest way found to make them; they are complex128, so that a look takes all sixteen bytes.
+    the other way round. ``size`` is the bits of a weight's size, or -1, all set. They are complex128, so that a look
+    takes all sixteen bytes.
     """
-    bits = -((torch.arange(256)[:, None] >> torch.arange(8)) & 1).int()  # 0, or all bits set
+    numbers = torch.arange(256, device="cpu")
+    bits = -((numbers[:, None] >> torch.arange(8, device="cpu")) & 1).int()  # 0, or all bits set
     tables = []
     for kept, negative in ((bits[:, :4], bits[:, 4:]), (bits[:, 4:], bits[:, :4])):
         weights = kept & (negative & -(2**31) | size)  # the sign is the highest bit
         tables.append(weights.contiguous().view(torch.complex128).view(1, 256))
-    return torch.stack(tables).to(device).expand(2, rows, 256)
+    return torch.stack(tables)
 
 
 def _read_as_attributes(model: nn.Module) -> list[str]:

@@ -59,21 +59,29 @@ class R2S(nn.Module):
         super().__init__()
         if per not in ("sample", "batch"):
             raise SettingsError(f"per={per!r}: give 'sample' to draw a member for each sample, or 'batch'")
+        if not isinstance(generator, torch.Generator | None):
+            raise SettingsError(f"generator={generator!r}: give a torch.Generator, or none")
+        if not isinstance(tickets, Iterable) or isinstance(tickets, str):
+            raise SettingsError(f"tickets are a {type(tickets).__name__}: give a list of Ticket")
         if materialised and pool is not None:
             raise SettingsError("materialised members are held whole and share nothing: leave out pool")
         pool = pool or TicketPool()
         self.members, self.names = nn.ModuleList(), tuple[str, ...]()
         shared: dict[str, Any] = {}
         for ticket in tickets:
+            if not isinstance(ticket, Ticket):
+                raise SettingsError(f"among the tickets is a {type(ticket).__name__}: give Ticket objects")
             own = {what: getattr(ticket, what) for what in _SHARED}
             shared = shared or own
             self._check_kin(ticket.name, own, shared)
+            if ticket.name in self.names:
+                raise SettingsError(f"ticket {ticket.name} is there twice: give it once, and probabilities")
             self.members.append(ticket.model() if materialised else pool.model(ticket))
             self.names += (ticket.name,)
             del ticket  # before the next one is unpacked
         if not self.names:
             raise SettingsError("an R2S needs tickets: give one or more of one random network")
-        self.probabilities = _shares(probabilities, len(self.names))
+        self.probabilities = shares_of(probabilities, len(self.names))
         self.generator, self.per = generator, per
         self.pretrained_cfg: dict[str, Any] = dict(shared["pretrained_cfg"])
         self.default_cfg = self.pretrained_cfg
@@ -120,15 +128,21 @@ class R2S(nn.Module):
 
     def expected(self, x: torch.Tensor) -> torch.Tensor:
         """Return the exact mean of the members' class probabilities, (N, classes): what an adaptive attacker climbs."""
-        probabilities = self.all_logits(x).softmax(-1)
-        shares = torch.tensor(self.probabilities, dtype=probabilities.dtype, device=x.device)
-        return torch.einsum("m,mnc->nc", shares, probabilities)
+        probabilities = self.all_logits(x).float().softmax(-1)  # an autocast's precision would not be exact
+        shares = torch.tensor(self.probabilities, device=x.device)
+        return (shares.view(-1, 1, 1) * probabilities).sum(0)
 
 
-def _shares(probabilities: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    if probabilities is None:
-        return (1 / count,) * count
-    shares = torch.as_tensor(probabilities, dtype=torch.float64)
+def shares_of(probabilities: Sequence[float] | None, count: int) -> tuple[float, ...]:
+    """Return the probabilities of ``count`` members, which sum to 1; equal ones for None.
+
+    Raises:
+        SettingsError: they are not one positive number a member that sum to 1.
+    """
+    try:
+        shares = torch.tensor([1 / count] * count if probabilities is None else probabilities, dtype=torch.float64)
+    except (TypeError, ValueError):
+        shares = torch.zeros(0)
     if shares.shape != (count,) or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:
         raise SettingsError(f"probabilities {probabilities}: give {count} positive numbers that sum to 1")
-    return tuple(shares.tolist())
+    return tuple((shares / shares.sum()).tolist())

@@ -18,6 +18,7 @@ from .config import read_config
 from .errors import RstHubError, SettingsError, TicketError, nearest
 from .evaluate import interval
 from .files import read_inside, strict_json
+from .suite import ADAPTIVE
 from .wording import and_last, plain
 
 KNOWS_ALL, DRAWS_ONE = "all members, expectation over them", "one member drawn at random"
@@ -29,6 +30,9 @@ ALL, ENSEMBLE = "all members", "their ensemble"
 
 ALL_RIGHT, BASELINE = "all members right", "baseline"
 """What a number beside an R2S's accuracies is: it must not be taken for one of them."""
+
+_RESERVED = ("clean", "worst")
+"""What rows that are no attack's are named."""
 
 _ON_ENSEMBLE = ("logit_ensemble", "probability_ensemble", "autoattack", "autoattack_rand")
 _ONE_LOSS = ("pgd", "margin", "cw_linf", "fgsm", "fgsm_rs")
@@ -191,6 +195,8 @@ def _read_benchmark(said: dict[str, Any], content: bytes, config: Mapping[str, A
         rows = _rows_of_set(said, "R2S" if everything else f"R2S of {', '.join(names)}", names)
     else:
         rows = _rows_of_one(said, names[0] if names else _text(network["source"]), names)
+    if _count(said["dataset"]["samples"]) != rows[0].samples:
+        raise ValueError(f"it has {rows[0].samples} samples of a data set of {said['dataset']['samples']}")
     for check in said["flags"]["checks"]:
         _text(check["check"]), _text(check["found"]), {True: "", False: "", None: ""}[check["passed"]]
     return Result(kind, tuple(rows), _text(said["dataset"]["name"]), _text(said["dataset"]["split"]), said, content)
@@ -201,7 +207,7 @@ def _rows_of_one(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> li
     whose: dict[str, Any] = {"of": of, "members": names}
     rows = [_measured(said["clean"], name="clean", words="clean", **whose)]
     for found in said["attacks"]:
-        attack = dict(found["attack"])
+        attack = _attack(found["attack"])
         rows.append(_measured(found, words=in_words(attack), remark=_remark(found), **_under(attack), **whose))
     called = {found["key"]: in_words(found["attack"]) for found in said["attacks"]}
     for found in said["worst_case"]:
@@ -218,21 +224,24 @@ def _rows_of_set(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> li
     """Return the accuracies of an R2S, and what stands beside them."""
     whose: dict[str, Any] = {"of": of, "members": names}
     attacks: dict[str, Measured] = {}
+    listed = {}
     for found in said["attacks"]:
-        attack, on, key = dict(found["attack"]), found["crafted_on"], _text(found["key"])
+        attack, on, key = _attack(found["attack"]), found["crafted_on"], _text(found["key"])
         if on not in (ALL, ENSEMBLE, *names) or key in attacks:
             raise ValueError(f"its attack {key[:80]!r} is there twice, or is crafted on {str(on)[:80]!r}")
-        knows = KNOWS_ENSEMBLE if _kind(_text(attack["name"])) in _ON_ENSEMBLE else KNOWS_ALL
+        knows = KNOWS_ENSEMBLE if on == ENSEMBLE or _kind(attack["name"]) in _ON_ENSEMBLE else KNOWS_ALL
         what = {**_under(attack), "words": _crafted_words(attack, on), "remark": _remark(found)}
         attacks[key] = _expected(found, names, attacker=DRAWS_ONE if on in names else knows, **what, **whose)
+        listed[key] = found
     rows = [_expected(said["clean"], names, name="clean", words="clean", **whose)]
     for found in said["worst_case"]:
         rows += _worst_rows(found, {key: attacks[key] for key in found["attacks"]}, names, whose)
+        _check_worst(found, [listed[key] for key in found["attacks"]], names)
     for found in said["protocols"]:
         low, high = (_percent(value) for value in found["interval_95"])
         what = {**whose, "interval": (low, high), "samples": _count(found["samples"])}
         cells = [cell for row in _matrix(found["matrix"], len(names)) for cell in row]
-        row = _drawn(dict(found["attack"]), found["protocol"], cells, **what)
+        row = _drawn(_attack(found["attack"]), found["protocol"], cells, **what)
         if found["tickets"] != list(names) or abs(row.accuracy - _percent(found["accuracy"])) > _ROUNDING:
             raise ValueError("its matrix is of other tickets, or has another mean than is said")
         rows.append(row)
@@ -269,6 +278,20 @@ def _worst_rows(
     if abs(alone[best["name"]] - rows[2].accuracy) > _ROUNDING or rows[2].accuracy < max(alone.values()) - _ROUNDING:
         raise ValueError(f"{best['name'][:80]!r} is not its best ticket")
     return rows
+
+
+def _check_worst(found: Mapping[str, Any], under: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> None:
+    """Raise ValueError unless an R2S had every adaptive attack, and no baseline is above what one of them leaves."""
+    on_all = {_kind(row["attack"]["name"]) for row in under if row["crafted_on"] == ALL}
+    lacking = [kind for kind in map(_kind, ADAPTIVE) if kind not in on_all]
+    if lacking:
+        raise ValueError(f"its worst case lacks {and_last(lacking)} on all members")
+    lowest = {name: min(_percent(row["tickets"][name]) for row in under) for name in names}
+    ensemble = min(_percent(row["ensemble"]) for row in under)
+    above = [name for name, value in _of_tickets(found, names).items() if value > lowest[name] + _ROUNDING]
+    above += [ENSEMBLE] if _percent(found["ensemble"]["accuracy"]) > ensemble + _ROUNDING else []
+    if above:
+        raise ValueError(f"its worst case of {above[0][:80]!r} is above what one of its attacks leaves")
 
 
 def _is_stopped(row: Measured) -> bool:
@@ -309,6 +332,14 @@ def _matrix(value: Any, count: int) -> list[list[float]]:
     return rows
 
 
+def _attack(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is said of an attack; its name must not be that of a row that is none."""
+    attack = dict(said)
+    if _text(attack["name"]) in _RESERVED:
+        raise ValueError(f"it has an attack named {attack['name']!r}")
+    return attack
+
+
 def _under(attack: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a row under attack has beside its accuracy and words."""
     eps = _size(attack["eps_over_255"])
@@ -318,7 +349,7 @@ def _under(attack: Mapping[str, Any]) -> dict[str, Any]:
 def _read_transfer(said: dict[str, Any], content: bytes, config: Mapping[str, Any]) -> Result:
     """Read matrices; the mean of one of all tickets is what an attacker leaves of their R2S who draws one member."""
     own = _own_networks(said["networks"], config)
-    attack, dataset, count = dict(said["attack"]), said["dataset"], len(said["networks"])
+    attack, dataset, count = _attack(said["attack"]), said["dataset"], len(said["networks"])
     names = tuple(entry["name"] for entry in config["rst"]["tickets"])
     what: dict[str, Any] = {"of": "R2S", "members": names, "samples": _count(dataset["samples"]), "interval": None}
     for network in said["networks"]:
@@ -432,9 +463,9 @@ def _crafted_words(attack: Mapping[str, Any], on: str) -> str:
     words, kind = in_words(attack), _kind(_text(attack["name"]))
     if on not in (ALL, ENSEMBLE):
         return f"{words} on each member alone"
-    if kind in _ONE_LOSS:
-        return f"{words}, gradients of all members (EOT)"
-    return f"{words} on the ensemble" if on == ENSEMBLE else words
+    if on == ENSEMBLE:
+        return f"{words} on the ensemble"
+    return f"{words}, gradients of all members (EOT)" if kind in _ONE_LOSS else words
 
 
 def _is_repository(value: Any) -> bool:

@@ -114,16 +114,16 @@ def test_an_r2s_leads_with_the_attackers_who_know_its_members(pair, tmp_path):
     (worst,) = said["worst_case"]
     low, high = worst["interval_95"]
     lead = section(text, "Measured")
-    assert f"- **{worst['accuracy']:.2f}% ({low} to {high}) in the worst of 11 attacks, Linf, eps 8/255, 1,000" in lead
+    assert f"- **{worst['accuracy']:.2f}% ({low} to {high}) in the worst of 12 attacks, Linf, eps 8/255, 1,000" in lead
     assert lead.count("- **") == 1
     assert "not measured" not in lead
     assert "an attacker may retry until a member errs" in lead
     table = [line.split(" | ") for line in section(text, "R2S, all").splitlines() if "1,000 |" in line]
     named = {
         "| clean": said["clean"],
-        "| worst of 11 attacks by who knows the members (PGD-20, gradients of all members (EOT); PGD-20 on the mean "
+        "| worst of 12 attacks by who knows the members (PGD-20, gradients of all members (EOT); PGD-20 on the mean "
         "logits; PGD-20 on the mean probabilities; margin sum, 20 steps; ARC, 20 steps; AutoAttack (standard) on the "
-        "ensemble; Square, 100 queries; PGD-20 on each member alone; "
+        "ensemble; Square, 100 queries; PGD-20 on the ensemble; PGD-20 on each member alone; "
         "AutoAttack (standard) on each member alone)": worst,
         "| the paper's protocol (attacker and defender each draw a member): PGD-20": said["protocols"][0],
         "| the paper's protocol (attacker and defender each draw a member): PGD-20, stopped once it fools that member "
@@ -138,10 +138,11 @@ def test_an_r2s_leads_with_the_attackers_who_know_its_members(pair, tmp_path):
         "| ARC, 20 steps": said["attacks"][4],
         "| AutoAttack (standard) on the ensemble": said["attacks"][5],
         "| Square, 100 queries": said["attacks"][6],
+        "| PGD-20 on the ensemble": said["attacks"][8],
         "| CW-L2 (median L2 distance of the broken 0.00)": said["attacks"][7],
-        "| all members right, worst of the same 11 attacks": worst["all_members"],
-        "| baseline: r0.05, the best single ticket, worst of the same 11 attacks": worst["best_ticket"],
-        "| baseline: the ensemble of all, worst of the same 11 attacks": worst["ensemble"],
+        "| all members right, worst of the same 12 attacks": worst["all_members"],
+        "| baseline: r0.05, the best single ticket, worst of the same 12 attacks": worst["best_ticket"],
+        "| baseline: the ensemble of all, worst of the same 12 attacks": worst["ensemble"],
     }
     own = [line for line in table if "not recorded" not in line]  # the transfer matrix has no intervals
     assert [(line[0], line[2]) for line in own] == [(what, f"{one['accuracy']:.2f}") for what, one in named.items()]
@@ -149,6 +150,15 @@ def test_an_r2s_leads_with_the_attackers_who_know_its_members(pair, tmp_path):
     assert [position for position, line in enumerate(table) if "not recorded" in line] == [5, 6]
     assert 'r2s_from_pretrained("model_cards/pair")' in text
     assert 'timm.create_model("local-dir:model_cards/pair", pretrained=True, ticket=' in text
+
+
+def test_an_r2s_without_a_worst_case_has_no_lead(pair, tmp_path):
+    said = result("r2s", network(pair), ("cw_l2",), (8,))
+    said["worst_case"] = []
+    write_card(pair, [put(tmp_path / "a.json", said)])
+    text = text_of(pair)
+    assert "**R2S against attackers who know all its members: not measured.**" in text
+    assert "| ARC, 20 steps | Linf, eps 8/255 |" in section(text, "R2S, all")
 
 
 def test_an_r2ss_metadata_has_its_own_accuracies_only(pair, tmp_path):
@@ -160,11 +170,11 @@ def test_an_r2ss_metadata_has_its_own_accuracies_only(pair, tmp_path):
     rows = [row for row in said["attacks"] if row["crafted_on"] in ("all members", "their ensemble")]
     expected = [said["clean"], *said["worst_case"], *said["protocols"], *rows]
     assert [one.metric_value for one in metrics] == [row["accuracy"] for row in expected]
-    assert [one.metric_type for one in metrics] == ["accuracy"] + 20 * ["robust_accuracy"]
+    assert [one.metric_type for one in metrics] == ["accuracy"] + 22 * ["robust_accuracy"]
     assert all(one.metric_name.endswith(", R2S") for one in metrics)
     assert all(one.metric_args["tickets"] == ["r0.05", "r0.1"] and "ticket" not in one.metric_args for one in metrics)
     all_of_them, ensemble, one = "all members, expectation over them", "all members, their ensemble", "one member drawn"
-    attackers = [all_of_them] * 2 + [one] * 6 + [all_of_them] * 2 + [ensemble] * 4 + [all_of_them] * 4 + [ensemble] * 2
+    attackers = [all_of_them] * 2 + [one] * 6 + [all_of_them] * 2 + [ensemble] * 4 + [all_of_them] * 4 + [ensemble] * 4
     said_there = [metric.metric_args["attacker"] for metric in metrics[1:]]
     assert [there.removesuffix(" at random") for there in said_there] == attackers
     eot = next(

@@ -15,6 +15,7 @@ import victims
 from conftest import LABELS, ROOT, launch, run_recipe
 from hub_server import add_commit
 from PIL import Image
+from settings import BenchmarkSettings
 from torch.nn import functional
 
 import rst_hub
@@ -168,7 +169,7 @@ def test_two_processes_measure_the_same(tickets, tmp_path):
 
 
 TWO = ("r0.3", "r0.5")
-R2S = ("--samples", "30", "--batch-size", "30", "--eps", "6", "--attacks", "fgsm", "--flag-samples", "0")
+R2S = ("--samples", "30", "--batch-size", "30", "--eps", "6", "--attacks", "fgsm,margin20", "--flag-samples", "0")
 EPS6 = rst_hub.ThreatModel("Linf", 6 / 255)
 
 
@@ -179,6 +180,10 @@ def members_of(tickets):
 
 def mean_probability(members):
     return lambda x: torch.stack([member(x).softmax(1) for member in members]).mean(0)
+
+
+def logits_of_mean(members):
+    return lambda x: mean_probability(members)(x).log()
 
 
 def right(row, name):
@@ -198,12 +203,16 @@ def test_a_folder_of_several_tickets_is_measured_as_an_r2s(tickets, switched):
     assert found["kind"] == "r2s"
     assert [one["name"] for one in found["network"]["tickets"]] == list(TWO)
     on_all = [row["key"] for row in found["attacks"] if row["crafted_on"] == "all members"]
-    assert on_all == [f"{name}-eps6" for name in (*ADAPTIVE, "fgsm")]
-    alone = [(row["key"], row["crafted_on"]) for row in found["attacks"][len(on_all) :]]
-    assert alone == [(f"pgd20-eps6{how}-on-{name}", name) for name in TWO for how in ("", "-stopped")]
+    assert on_all == [f"{name}-eps6" for name in (*ADAPTIVE, "fgsm", "margin20")]
+    others = [(row["key"], row["crafted_on"]) for row in found["attacks"][len(on_all) :]]
+    assert others == [
+        ("pgd20-on-ensemble-eps6", "their ensemble"),
+        *((f"pgd20-eps6{how}-on-{name}", name) for name in TWO for how in ("", "-stopped")),
+        *((f"margin20-eps6-on-{name}", name) for name in TWO),
+    ]
     assert found["clean"]["accuracy"] == percent(outcomes(members, [(x, y) for _, x, y in digits(30, 30)]))
     judges, checked = [*members, mean_probability(members)], 0
-    models = {"all members": members, **dict(zip(TWO, members, strict=True))}
+    models = {"all members": members, "their ensemble": logits_of_mean(members), **dict(zip(TWO, members, strict=True))}
     for row in found["attacks"]:
         attack = named_attack(row["attack"]["name"], EPS6, 32)
         if "-stopped-" in row["key"]:
@@ -219,7 +228,7 @@ def test_a_folder_of_several_tickets_is_measured_as_an_r2s(tickets, switched):
         assert row["samples"] == each.shape[1] == 30
         assert row["largest_linf_over_255"] <= 6.001
         checked += 1
-    assert checked == 10
+    assert checked == 14
     assert found["attacks"][0]["accuracy"] < found["clean"]["accuracy"]
     assert any(row["all_members"] < min(row["tickets"].values()) for row in found["attacks"])
 
@@ -231,9 +240,10 @@ def test_the_papers_protocol_is_the_mean_of_the_transfer_matrix(tickets, switche
     assert [(one["key"], one["protocol"]) for one in found["protocols"]] == [
         ("pgd20-eps6-drawn", "full"),
         ("pgd20-eps6-stopped-drawn", "paper"),
+        ("margin20-eps6-drawn", "full"),
     ]
     means = []
-    for one in found["protocols"]:
+    for one in found["protocols"][:2]:
         matrix = transfer_matrix(models, data, attack, paper_protocol=one["protocol"] == "paper")
         assert one["tickets"] == list(TWO)
         for ours, theirs in zip(one["matrix"], matrix, strict=True):
@@ -243,11 +253,13 @@ def test_the_papers_protocol_is_the_mean_of_the_transfer_matrix(tickets, switche
         assert one["interval_95"][0] < one["accuracy"] < one["interval_95"][1]
         for i, model in enumerate(models):  # crafted on itself, it is that ticket's own robust accuracy
             assert one["matrix"][i][i] == pytest.approx(robust_accuracy(model, data, attack), abs=100 / 30)
-    full, early = (one["matrix"] for one in found["protocols"])
+    full, early, margins = (one["matrix"] for one in found["protocols"])
     assert [full[i][i] for i in range(2)] == [
         early[i][i] for i in range(2)
     ]  # an early stop changes what transfers only
     assert full != early
+    by_key = {row["key"]: row["tickets"] for row in found["attacks"]}
+    assert margins == [[by_key[f"margin20-eps6-on-{name}"][other] for other in TWO] for name in TWO]
     assert means[0] != means[1]
 
 
@@ -256,7 +268,8 @@ def test_the_worst_case_of_an_r2s_is_each_samples_lowest_expectation(switched):
     (worst,) = found["worst_case"]
     rows = [row for row in found["attacks"] if "-stopped-" not in row["key"]]
     assert worst["attacks"] == [row["key"] for row in rows]
-    assert len(rows) == 8
+    assert len(rows) == 12
+    assert "pgd20-on-ensemble-eps6" in worst["attacks"]
     expected, every, alone = [], [], {name: [] for name in (*TWO, "their ensemble")}
     for sample in range(30):
         answers = [[int(row["outcomes"][name][sample]) for name in TWO] for row in (found["clean"], *rows)]
@@ -281,18 +294,18 @@ def test_attacks_and_budgets_are_added_to_an_r2s(tickets, switched, tmp_path, ca
     run = shutil.copytree(switched, tmp_path / "run")
     before = results(run)
     journals = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
-    assert len(journals) == 11
+    assert len(journals) == 15
     arguments = ["--ticket", str(tickets / "two"), "--output", str(run), *R2S[:4], "--flag-samples", "0"]
     benchmark.main([*arguments, "--resume", "--eps", "6", "--attacks", "cw_l2,pgd2"])
     after, shown = results(run), capsys.readouterr().out
     assert {path: path.read_bytes() for path in journals} == journals  # nothing was measured twice
-    assert len(list(run.rglob("*.jsonl"))) == 13
+    assert len(list(run.rglob("*.jsonl"))) == 17
     kept = [row for row in after["attacks"] if row["key"] not in ("cw_l2", "pgd2-eps6")]
     assert kept == before["attacks"]
     cw_l2 = next(row for row in after["attacks"] if row["key"] == "cw_l2")
     assert cw_l2["crafted_on"] == "all members"
     assert after["protocols"] == before["protocols"]
-    assert len(after["worst_case"][0]["attacks"]) == 9  # cw_l2 has no budget
+    assert len(after["worst_case"][0]["attacks"]) == 13  # cw_l2 has no budget
     assert after["worst_case"][0]["accuracy"] <= before["worst_case"][0]["accuracy"]
     for line in ("pgd20-eps6 on all members", "pgd20-eps6-stopped-on-r0.5", "all members right", "the ensemble"):
         assert line in shown, line
@@ -303,7 +316,7 @@ def test_an_r2s_is_measured_in_l2_too(tickets, tmp_path):
     benchmark.main(["--ticket", str(tickets / "two"), "--output", str(tmp_path / "run"), *few])
     found = results(tmp_path / "run")
     assert {row["attack"]["norm"] for row in found["attacks"]} == {"L2"}
-    assert len(found["attacks"]) == 10
+    assert len(found["attacks"]) == 11
     for row in found["attacks"]:
         assert 0 < row["largest_l2"] <= row["attack"]["eps_over_255"] / 255 + 1e-4
     assert [(one["norm"], one["eps_over_255"]) for one in found["worst_case"]] == [("L2", 300.0)]
@@ -335,6 +348,40 @@ def test_one_of_several_tickets_is_measured_alone(tickets, tmp_path):
     assert single["kind"] == "ticket"
     assert single["clean"]["accuracy"] == percent(outcomes(members_of(tickets)[1], [(x, y) for _, x, y in digits(120)]))
     assert [row["key"] for row in single["attacks"]] == ["fgsm-eps2", "pgd5-eps2"]
+
+
+def test_some_of_a_folders_tickets_are_measured_as_an_r2s(tickets, tmp_path):
+    three = shutil.copytree(tickets / "two", tmp_path / "three")
+    searched(0.4, 2).save(three)
+    output = tmp_path / "run"
+    few = ("--samples", "4", "--attacks", "pgd20", "--eps", "6,8.5", "--flag-samples", "0")
+    benchmark.main(["--ticket", str(three), "--name", "r0.3, r0.5", "--output", str(output), *few])
+    found = results(output)
+    assert found["kind"] == "r2s"
+    assert [one["name"] for one in found["network"]["tickets"]] == list(TWO)
+    ensembles = [row["key"] for row in found["attacks"] if row["crafted_on"] == "their ensemble"]
+    assert ensembles == ["pgd20-on-ensemble-eps6", "pgd20-on-ensemble-eps8.5"]
+    chosen, whole = victims.load_victim(str(three), "r0.3,r0.5"), victims.load_victim(str(three))
+    assert chosen.label == "three-r0.3-r0.5"
+    assert (whole.label, len(whole.members)) == ("three", 3)
+    assert victims.load_victim(str(three), "r0.4").kind == "ticket"
+    for names, message in {
+        "r0.3,r0.7": "holds no ticket 'r0.7'",
+        "r0.3,": "holds no ticket ''",
+        "r0.3,r0.5,r0.3": "'r0.3' is there twice",
+    }.items():
+        with pytest.raises(RstHubError, match=message):
+            victims.load_victim(str(three), names)
+
+
+def test_a_ticket_named_ensemble_is_not_taken_for_the_ensemble(tickets):
+    victim = victims.load_victim(str(tickets / "two"))
+    entries = [{**entry, "name": name} for entry, name in zip(victim.about["tickets"], ("ensemble", "b"), strict=True)]
+    named = replace(victim, about={**victim.about, "tickets": entries})
+    planned = benchmark.planned(BenchmarkSettings(attacks="pgd20"), [8.0], named)
+    assert planned["pgd20-on-ensemble-eps8"].on == "their ensemble"
+    assert planned["pgd20-eps8-on-ensemble"].on == "ensemble"
+    assert len(planned) == len(ADAPTIVE) + 1 + 2 * 2
 
 
 def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path, monkeypatch):

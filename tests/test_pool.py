@@ -10,6 +10,7 @@ from rst_hub import R2S, EdgePopup, Init, PixelModel, Ticket, TicketPool, create
 from rst_hub.attacks import ThreatModel
 from rst_hub.errors import SettingsError, TicketError
 from rst_hub.pool import _Masked, _read_as_attributes
+from rst_hub.ticket import weights_digest
 from rst_hub.weights import DISTRIBUTIONS
 
 SIX = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
@@ -68,7 +69,7 @@ def test_layers_of_many_kinds_compute_the_same(architecture):
     shared, whole = TicketPool().model(ticket), ticket.model()
     with torch.inference_mode():
         assert torch.equal(shared(images()), whole(images()))
-    assert sum(isinstance(module, _Masked) for module in shared.modules()) == len(ticket.masks)
+    assert sum(isinstance(module, _Masked) for module in shared.modules()) == len(ticket.seeded)
 
 
 def test_weights_that_are_not_read_as_attributes_are_told_apart():
@@ -163,8 +164,10 @@ def test_the_input_gradient_and_an_attack_are_the_same():
     assert not torch.equal(attacked[0], images())
 
 
-def test_models_are_copied_moved_and_cast():
-    ticket = drawn(remaining_ratio=0.5)
+@pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])  # a ViT has tokens and positions of the seed
+def test_models_are_copied_moved_and_cast_and_others_stay_as_they_are(architecture):
+    kwargs = {"img_size": 32} if architecture == "test_vit" else {}
+    ticket = drawn(architecture, remaining_ratio=0.5, **kwargs)
     pool = TicketPool()
     one, two = pool.model(ticket), pool.model(ticket)
     copied = copy.deepcopy(one)
@@ -174,10 +177,40 @@ def test_models_are_copied_moved_and_cast():
         wide = one.double()(images().double())
         assert wide.dtype == torch.float64
         assert torch.allclose(wide, expected.double(), atol=1e-4)
-        assert two.bfloat16()(images().bfloat16()).dtype == torch.bfloat16
-        assert torch.equal(one.float()(images()), expected)  # the shared bits are the same as before
+        assert one.bfloat16()(images().bfloat16()).dtype == torch.bfloat16
+        assert torch.equal(two(images()), expected)
+        assert torch.equal(pool.model(ticket)(images()), expected)  # the shared bits are the same as before
+    names = list(two.state_dict())
+    assert not set(ticket.seeded) & set(names)  # so nothing that is shared can be loaded into one model
     one.to("meta")
     assert weight_of(one, next(iter(ticket.masks))).device.type == "meta"
+
+
+def test_an_export_leaves_nothing_of_its_own_behind():
+    ticket = drawn(remaining_ratio=0.5)
+    member = TicketPool().model(ticket)
+    torch.export.export(member, (images(),), strict=False)
+    assert type(member(images())) is torch.Tensor
+
+
+def test_a_weight_that_one_ticket_masks_and_others_do_not_is_told_apart():
+    ticket = drawn(remaining_ratio=0.5)
+    name = next(iter(ticket.masks))
+    masks = {key: mask for key, mask in ticket.masks.items() if key != name}
+    seeded = {**ticket.seeded, name: dataclasses.replace(ticket.seeded[name], masked=False)}
+    odd = dataclasses.replace(ticket, name="odd", masks=masks, seeded=seeded)
+    tensors = {key: odd.init.tensor(spec) for key, spec in odd.seeded.items()}
+    tensors |= {key: tensors[key].where(mask, torch.zeros(())) for key, mask in masks.items()}
+    odd = dataclasses.replace(odd, weights_digest=weights_digest(tensors, odd.seeded))
+    seeded = {key: spec for key, spec in ticket.seeded.items() if key != name}
+    digest = weights_digest(tensors, seeded)
+    state = {**ticket.state, name: tensors[name]}
+    stored = dataclasses.replace(ticket, masks=masks, seeded=seeded, state=state, weights_digest=digest)
+    pool, compared = TicketPool(), 0
+    for one in (ticket, odd, stored, ticket):
+        with torch.inference_mode():
+            compared += torch.equal(pool.model(one)(images()), one.model().requires_grad_(False)(images()))
+    assert compared == 4
 
 
 def test_threads_share_a_pool():

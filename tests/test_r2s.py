@@ -127,6 +127,11 @@ def test_the_expectation_is_the_mean_of_probabilities_and_has_a_gradient(tickets
     assert torch.allclose(expected.sum(1), torch.ones(4))
     expected[:, 0].sum().backward()
     assert bool(inputs.grad.any())
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = r2s.expected(x[:4])
+    assert cast.dtype == torch.float32
+    assert torch.allclose(cast.sum(1), torch.ones(4), atol=1e-6)
+    assert sum(R2S(tickets, probabilities=[0.5, 0.3, 0.2000005]).probabilities) == pytest.approx(1, abs=1e-15)
 
 
 def test_the_draws_follow_the_probabilities(tickets, x):
@@ -167,6 +172,19 @@ def test_strangers_and_bad_probabilities_are_refused(tickets):
     for shares in ([1.0], [0.5, 0.5, 0.5], [1.2, -0.1, -0.1], [float("nan")] * 3, []):
         with pytest.raises(SettingsError, match="probabilities"):
             R2S(tickets, probabilities=shares)
+    for shares in ("a", {0: 1.0}, [None] * 3):
+        with pytest.raises(SettingsError, match="probabilities"):
+            R2S(tickets, probabilities=shares)
+    for given, message in (
+        (tickets[0], "tickets are a Ticket"),
+        ("r0.1", "tickets are a str"),
+        (["folder"], "among the tickets is a str"),
+        ([tickets[0], tickets[0]], "ticket r0.05 is there twice"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            R2S(given)
+    with pytest.raises(SettingsError, match="generator=3"):
+        R2S(tickets, generator=3)
     with pytest.raises(SettingsError, match="'sample'"):
         R2S(tickets, per="image")
     with pytest.raises(SettingsError, match="leave out pool"):

@@ -2,8 +2,10 @@ import pytest
 from ticket_results import network, put, result, section, text_of, transfer
 
 from rst_hub.card import render, write_card
+from rst_hub.config import read_config
 from rst_hub.errors import SettingsError, TicketError
-from rst_hub.results import read_results
+from rst_hub.results import read_result, read_results
+from rst_hub.suite import ADAPTIVE
 
 
 def test_results_of_other_tickets_are_refused(folder, pair, tmp_path):
@@ -39,6 +41,9 @@ def test_results_of_other_tickets_are_refused(folder, pair, tmp_path):
         ("clean", {"accuracy": 50.0, "interval_95": [1], "samples": 3}),
         ("attacks", [{"key": "x"}]),
         ("dataset", {"name": 3, "split": "test"}),
+        ("dataset", {"name": "cifar10", "split": "test"}),
+        ("dataset", {"name": "cifar10", "split": "test", "samples": "many"}),
+        ("dataset", {"name": "cifar10", "split": "test", "samples": 999}),  # not those of the clean accuracy
         ("flags", None),
         ("worst_case", "none"),
         ("network", {"tickets": []}),
@@ -105,6 +110,8 @@ def at(said, *keys):
         (("worst_case", 0, "best_ticket"), "name", "r0.1"),  # the worse one
         (("worst_case", 0, "best_ticket"), "accuracy", 99.0),
         (("worst_case", 0), "ensemble", 60.0),
+        (("worst_case", 0, "ensemble"), "accuracy", 69.0),  # above what its attacks leave of it
+        (("worst_case", 0), "tickets", {"r0.05": 59.0, "r0.1": 59.0}),
         (("worst_case", 0, "ensemble"), "samples", 0),
     ],
 )
@@ -115,6 +122,39 @@ def test_a_forged_result_of_an_r2s_is_refused(pair, tmp_path, path, key, value):
     with pytest.raises(TicketError, match=r"a\.json is no result of recipes/benchmark\.py"):
         write_card(pair, [put(tmp_path / "a.json", said)])
     assert not (pair / "README.md").exists()
+
+
+@pytest.mark.parametrize("kind", ["ticket", "r2s", "transfer"])
+@pytest.mark.parametrize("name", ["worst", "clean"])
+def test_an_attack_that_is_called_like_another_row_is_refused(folder, pair, tmp_path, kind, name):
+    said = {"ticket": lambda: result("ticket", network(folder)), "r2s": lambda: r2s_result(pair)}.get(
+        kind, lambda: transfer(pair)
+    )()
+    where = folder if kind == "ticket" else pair
+    write_card(where, [put(tmp_path / "a.json", said)])
+    if kind == "r2s":
+        said["protocols"][0]["attack"]["name"] = name
+        with pytest.raises(TicketError, match="no result of"):
+            read_result(put(tmp_path / "b.json", said), tmp_path / "b.json", read_config(where))
+        said = r2s_result(pair)
+    attack = said["attack"] if kind == "transfer" else said["attacks"][-1]["attack"]
+    attack["name"] = name
+    with pytest.raises(TicketError, match="no result of"):
+        read_result(put(tmp_path / "c.json", said), tmp_path / "c.json", read_config(where))
+
+
+@pytest.mark.parametrize("missing", [*ADAPTIVE, "crafted on all"])
+def test_a_worst_case_of_an_r2s_without_an_adaptive_attack_is_refused(pair, tmp_path, missing):
+    said = r2s_result(pair)
+    (worst,) = said["worst_case"]
+    if missing == "crafted on all":
+        said["attacks"][0]["crafted_on"] = "their ensemble"
+        missing = "pgd20"
+    else:
+        worst["attacks"].remove(f"{missing}-eps8")
+    kind = missing.removesuffix("20")
+    with pytest.raises(TicketError, match=rf"a\.json is no result .* lacks {kind} on all members"):
+        write_card(pair, [put(tmp_path / "a.json", said)])
 
 
 @pytest.mark.parametrize("key", ["tickets", "ensemble", "all_members", "crafted_on", "key", "attack", "interval_95"])
@@ -139,8 +179,10 @@ def test_a_result_of_an_r2s_is_read_as_it_was_written(pair, tmp_path):
     drawn = [row for row in read.rows if row.attacker == "one member drawn at random"]
     assert [row.accuracy for row in drawn] == [pytest.approx(one["accuracy"]) for one in said["protocols"]]
     assert [row.settings.get("keep") for row in drawn] == ["best", "first"] * 2 + [None] * 2
-    ensembles = [row.name for row in read.rows if row.attacker == "all members, their ensemble"]
-    assert ensembles == [name for name in ("logit_ensemble20", "probability_ensemble20", "autoattack") for _ in (4, 8)]
+    ensembles = [(row.name, row.words) for row in read.rows if row.attacker == "all members, their ensemble"]
+    names = ("logit_ensemble20", "probability_ensemble20", "autoattack", "pgd20")
+    assert [name for name, _ in ensembles] == [name for name in names for _ in (4, 8)]
+    assert ensembles[-1][1] == "PGD-20 on the ensemble"
     more = result("r2s", network(pair), ("pgd20", "autoattack", "square100"), (4, 8), "L2")
     assert len(more["attacks"]) == len(said["attacks"]) + 2
     more["attacks"] = [*said["attacks"], *[row for row in more["attacks"] if row["key"].startswith("square")]]

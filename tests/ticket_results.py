@@ -101,7 +101,7 @@ def named(name, threat_model):
 def result(kind, about, attacks=("pgd20", "fgsm", "cw_l2"), eps=(8,), norm="Linf", clean=700, **dataset):
     """Return what recipes/benchmark.py writes, by its own functions, with accuracies that are all different."""
     import benchmark  # recipes/ is on pytest's path, but not on that of a process that imports conftest
-    from switched import on_all, on_each
+    from switched import on_all, on_each, on_ensemble
     from victims import Victim
 
     count = len(about.get("tickets", [1]))
@@ -111,7 +111,7 @@ def result(kind, about, attacks=("pgd20", "fgsm", "cw_l2"), eps=(8,), norm="Linf
         for one in eps:
             attack = named(name, ThreatModel(norm, one / 255))
             planned[name if attack.threat_model is None else f"{name}-eps{one}"] = on_all(victim, attack)
-    planned |= on_each(victim, planned) if kind == "r2s" else {}
+    planned |= {**on_ensemble(victim, planned), **on_each(victim, planned)} if kind == "r2s" else {}
     before, rows = left(clean, count), []
     for key, crafting in planned.items():
         right = left(clean - (11 if kind == "r2s" else 31) * (len(rows) + 1), count)
