@@ -128,28 +128,29 @@ class _Seeded(nn.Module):
 
     def masked(self, mask: torch.Tensor | None) -> torch.Tensor:
         """Return float32 weight x packed mask, where what is removed is +0.0 as in a ticket; without a mask, all."""
-        bits = self.bits
+        bits, fours, halves = self._at_hand  # read at every layer of every forward, so the shortest way counts
         if mask is not None:
-            seen = mask & self._halves
+            seen = mask & halves
             if self._is_constant:
                 seen |= bits
-            found = torch.gather(self._fours, 2, seen.long()).view(torch.int32).view(-1)
-            bits = found if self._is_constant else found.bitwise_and_(bits)
-        if len(bits) > self._count:
-            bits = bits[: self._count]
-        return bits.view(torch.float32).view(self.spec.shape)
+            found = torch.gather(fours, 2, seen.long())
+            bits = found if self._is_constant else found.view(torch.int32).view(-1).bitwise_and_(bits)
+        weights = bits.view(torch.float32)
+        if weights.numel() > self._count:
+            weights = weights.reshape(-1)[: self._count]
+        return weights.view(self.spec.shape)
 
     def _make_table(self) -> None:
         """Make what :meth:`masked` looks weights up in, where the bits are."""
         size = int(torch.tensor(self.spec.scale, device="cpu").view(torch.int32)) if self._is_constant else -1
         rows = math.gcd(math.ceil(self._count / 8), 64)
-        self._fours = _fours(size).to(self.bits.device).expand(2, rows, 256)
-        self._halves = torch.tensor([0x0F, 0xF0], dtype=torch.uint8, device=self.bits.device).view(2, 1, 1)
+        halves = torch.tensor([0x0F, 0xF0], dtype=torch.uint8, device=self.bits.device).view(2, 1, 1)
+        self._at_hand = self.bits, _fours(size).to(self.bits.device).expand(2, rows, 256), halves
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        before = self.bits.device
+        before = self.bits
         super()._apply(fn, recurse)
-        if self.bits.device != before:
+        if self.bits is not before:
             self._make_table()
         return self
 
@@ -168,7 +169,8 @@ class _Masked(nn.Module):
 
     def weight(self) -> torch.Tensor:
         """Return the weight, in the precision that this module was moved to."""
-        return self._shared[0].masked(self.mask).to(self.like)
+        own = self._buffers
+        return self._shared[0].masked(own["mask"]).to(own["like"])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._shared[0]._apply(fn)  # for the second model that is moved, nothing new
