@@ -60,7 +60,10 @@ def test_a_standardised_network_becomes_timms_own_class():
     assert {type(module).__name__ for module in model.modules() if hasattr(module, "gain")} == {"ScaledStdConv2d"}
 
 
-@pytest.mark.parametrize("architecture", ["test_vit", "test_vit_relpos", "test_nfnet"])
+VIT_RELPOS = pytest.param("test_vit_relpos", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("architecture", ["test_vit", VIT_RELPOS, "test_nfnet"])
 def test_onnx_computes_the_same_for_any_batch(architecture, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     if not timm.is_model(architecture):

@@ -153,6 +153,7 @@ def test_a_ticket_that_names_no_data_set_is_asked_for_one(tmp_path, folder):
         assert victims._searched_on(provenance) is None
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same(tickets, tmp_path):
     arguments = ("--ticket", tickets / "one", *SMALL[:-1], "60")
     benchmark.main([*map(str, arguments), "--output", str(tmp_path / "one")])
@@ -350,6 +351,7 @@ def test_one_of_several_tickets_is_measured_alone(tickets, tmp_path):
     assert [row["key"] for row in single["attacks"]] == ["fgsm-eps2", "pgd5-eps2"]
 
 
+@pytest.mark.slow
 def test_some_of_a_folders_tickets_are_measured_as_an_r2s(tickets, tmp_path):
     three = shutil.copytree(tickets / "two", tmp_path / "three")
     searched(0.4, 2).save(three)

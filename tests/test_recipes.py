@@ -492,6 +492,7 @@ def test_two_processes_resume_to_the_same_bits(tmp_path):
     assert digest(whole, whole) == digest(halves, halves)
 
 
+@pytest.mark.slow
 def test_bf16_searches(tmp_path):
     arguments = (*VIT, "--max-steps", "2", "--output", tmp_path / "run")
     run_recipe("search.py", *arguments, launcher=launch(1, "bf16"))
@@ -500,6 +501,7 @@ def test_bf16_searches(tmp_path):
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in ticket.model().state_dict().values())
 
 
+@pytest.mark.slow
 def test_a_trial_is_measured_on_no_more_images_than_it_saw(image_folder, tmp_path):
     small = ("--model", "test_resnet", "--dataset", image_folder, "--image-size", "32", "--holdout", "20")
     more = ("--epochs", "9", "--batch-size", "4", "--max-steps", "2", "--attack", "pgd", "--steps", "2")
@@ -546,6 +548,7 @@ def test_settings_that_may_change_on_resume_are_settings():
     assert set(run_module._FREE_ON_RESUME) <= names
 
 
+@pytest.mark.slow
 def test_a_run_without_an_output_gets_a_folder_of_its_own(tmp_path):
     process = run_recipe("search.py", *VIT, "--max-steps", "1", "--remaining-ratio", "0.5", cwd=tmp_path)
     folder = tmp_path / "runs" / "search-test_vit-digits-fgsm-eps8-r0.5-s0"
