@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from .errors import SettingsError
+from .models import fill
 from .ticket import Ticket
 from .weights import SeededTensor
 
@@ -55,7 +56,7 @@ class TicketPool:
         skeleton, on_reading = self._skeleton(ticket)
         model = copy.deepcopy(skeleton)
         held = {name: made[name].masked(masks.get(name)).clone() for name in made if name not in on_reading}
-        model.load_state_dict({**ticket.state, **held}, strict=False)  # the names were compared when it was built
+        fill(model, {**{name: tensor.clone() for name, tensor in ticket.state.items()}, **held})
         model.requires_grad_(False)
         modules = dict(model.named_modules())
         for name in on_reading:
@@ -86,18 +87,18 @@ class TicketPool:
         return name, shared
 
     def _skeleton(self, ticket: Ticket) -> tuple[nn.Module, set[str]]:
-        """Return timm's model with empty tensors for what is to be made on reading, and the names of that.
+        """Return timm's model, not filled and without what is to be made on reading, and the names of that.
 
-        To build it takes most of a load's time, so that it is built once for several tickets alike.
+        To build it takes much of a load's time, so that it is built once for several tickets alike.
         """
         key = json.dumps([ticket.timm_kwargs, ticket.pretrained_cfg, sorted(ticket.seeded)], sort_keys=True)
         if self._last is None or self._last[0] != key:
-            model = ticket.unloaded_model()
+            model = ticket.unfilled_model()
             modules = dict(model.named_modules())
             on_reading = {name for name in _read_as_attributes(model) if name in ticket.seeded}
             for name in on_reading:
                 owner, _, leaf = name.rpartition(".")
-                modules[owner].register_parameter(leaf, nn.Parameter(torch.empty(0), requires_grad=False))
+                modules[owner].register_parameter(leaf, None)
             self._last = key, model, on_reading
         return self._last[1:]
 

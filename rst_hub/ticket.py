@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from .bits import decode_mask, encode_mask, kept_in
+from .bits import PackedMasks, encode_mask, kept_in
 from .config import TICKET_NAME, add_entry, choose_entry, config_digest, new_config, read_config, ticket_file, to_json
 from .errors import ArchitectureError, IntegrityError, RstHubError, SettingsError, TicketError, printable
 from .files import new_folder, read_inside, strict_json, write_files
@@ -35,11 +35,12 @@ from .models import (
     TIMM_VERSION,
     Layout,
     build_features,
-    build_masked,
+    build_unfilled,
     carried_input,
     check_architecture,
     check_input,
     dense_bytes,
+    fill,
     input_channels,
     set_input,
     state_layout,
@@ -68,9 +69,9 @@ _DTYPES = {
 class Ticket:
     """A subnetwork of a random network: masks, the seed that makes the weights, and what the seed cannot make.
 
-    ``masks`` are bool tensors by weight name; ``seeded`` says what the seed makes; ``state`` is the rest of the state
-    dict (batch-norm statistics and constants); ``weights_digest`` is that of :func:`weights_digest` for the masked
-    weights and seeded tables; ``provenance`` is whatever JSON the search left about itself.
+    ``masks`` are bool tensors by weight name, held packed; ``seeded`` says what the seed makes; ``state`` is the rest
+    of the state dict (batch-norm statistics and constants); ``weights_digest`` is that of :func:`weights_digest` for
+    the masked weights and seeded tables; ``provenance`` is whatever JSON the search left about itself.
     """
 
     name: str
@@ -79,12 +80,17 @@ class Ticket:
     init: Init
     remaining_ratio: float
     pattern: str
-    masks: dict[str, torch.Tensor]
+    masks: PackedMasks
     seeded: dict[str, SeededTensor]
     state: dict[str, torch.Tensor]
     pretrained_cfg: dict[str, Any]
     weights_digest: str
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Pack the masks, if they are a dict of tensors."""
+        if not isinstance(self.masks, PackedMasks):
+            object.__setattr__(self, "masks", PackedMasks(self.masks))
 
     @classmethod
     def draw(
@@ -115,7 +121,7 @@ class Ticket:
             init=popup.init,
             remaining_ratio=popup.remaining_ratio,
             pattern=popup.pattern,
-            masks={key: mask.cpu() for key, mask in popup.masks().items()},
+            masks=PackedMasks(popup.masks()),
             seeded=dict(source.seeded),
             state={key: value for key, value in tensors.items() if key not in source.seeded},
             pretrained_cfg=carried_input(popup.model),
@@ -144,11 +150,14 @@ class Ticket:
         Raises:
             TicketError: the weights made here are not those that the ticket was drawn with.
         """
-        tensors = dict(self.state)
-        for name, spec in self.seeded.items():
-            values = self.init.tensor(spec)
-            tensors[name] = values.where(self.masks[name], torch.zeros(())) if spec.masked else values
-        self.check_weights(tensors.__getitem__)
+        tensors = {name: tensor.clone() for name, tensor in self.state.items()}
+
+        def made(name: str) -> torch.Tensor:
+            spec = self.seeded[name]
+            values = self.init.masked(spec, self.masks.packed(name)) if spec.masked else self.init.tensor(spec)
+            return tensors.setdefault(name, values)
+
+        self.check_weights(made)
         return tensors
 
     def check_weights(self, made: Callable[[str], torch.Tensor]) -> None:
@@ -166,18 +175,17 @@ class Ticket:
         Raises:
             TicketError: as for :meth:`state_dict`, or the installed timm builds other tensors under this name.
         """
-        tensors = self.state_dict()
-        model = self.unloaded_model()
-        model.load_state_dict(tensors, strict=True)
+        model = self.unfilled_model()
+        fill(model, self.state_dict())
         return model
 
-    def unloaded_model(self) -> nn.Module:
-        """Return the timm model of :meth:`model` with timm's own values, compared with the ticket by name and shape.
+    def unfilled_model(self) -> nn.Module:
+        """Return the model of :meth:`model` before it is given values, compared with the ticket by name and shape.
 
         Raises:
             TicketError: the installed timm builds other tensors under this name.
         """
-        model = build_masked(self.architecture, self.timm_kwargs)
+        model = build_unfilled(self.architecture, self.timm_kwargs)
         set_input(model, self.pretrained_cfg)
         layout = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
         _compare_layouts(self.architecture, _layout_of(self.seeded, self.state, layout), layout, self.provenance)
@@ -298,7 +306,8 @@ def _digest_of_weights(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         flat = tensor.reshape(-1).view(torch.uint8)
         whole = flat.numel() - flat.numel() % (8 * _BLOCK_ROWS * _ROW_WORDS)
         blocks = flat[:whole].view(torch.int64).view(-1, _BLOCK_ROWS, _ROW_WORDS)
-        for part in (blocks.sum(1), blocks.sum(2), flat[whole:]):
+        sums = [(part.sum(1), part.sum(2)) for part in blocks.split(8)]  # so few that the second sum finds them cached
+        for part in (*(columns for columns, _ in sums), *(rows for _, rows in sums), flat[whole:]):
             sha.update(part.contiguous().numpy().data)
     return sha.hexdigest()
 
@@ -433,7 +442,7 @@ def _check_names(header: Mapping[str, Any], seeded: Mapping[str, SeededTensor]) 
 
 def _decode_masks(
     codes: Mapping[str, torch.Tensor], seeded: Mapping[str, SeededTensor], entry: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
+) -> PackedMasks:
     """Return the masks, after all of them have claimed to keep what is due."""
     data = {name: code.numpy().tobytes() for name, code in codes.items()}
     sizes = {name: math.prod(seeded[name].shape) for name in codes}
@@ -442,7 +451,7 @@ def _decode_masks(
         raise TicketError(f"its masks keep {sum(claimed.values())} weights, config.json says {entry['kept']}")
     for name, kept in claimed.items():
         _check_count(name, kept, sizes[name], entry["remaining_ratio"])
-    return {name: decode_mask(data[name], sizes[name]).view(seeded[name].shape) for name in codes}
+    return PackedMasks.decoded(data, {name: seeded[name].shape for name in codes})
 
 
 def _check_count(name: str, kept: int, size: int, remaining_ratio: float) -> None:

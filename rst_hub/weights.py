@@ -19,6 +19,7 @@ from .errors import SettingsError, nearest
 
 GENERATOR = "philox4x64-10"
 DISTRIBUTIONS = ("signed_kaiming_constant", "kaiming_normal", "xavier_normal", "kaiming_uniform")
+_ROWS_AT_ONCE = 8192
 TABLE_STD = 0.02
 """Standard deviation of what is random besides the weights (tokens, position tables), as transformers have it."""
 
@@ -71,18 +72,42 @@ class Init:
         """Return the dense float32 values of ``spec`` on the CPU, contiguous: a weight, or a table if not masked."""
         if not spec.masked:
             return normal("table", self.seed, spec.name, spec.shape, spec.scale)
-        draw = {"signed_kaiming_constant": signed_constant, "kaiming_uniform": uniform}.get(self.distribution, normal)
+        if self.distribution == "signed_kaiming_constant":
+            return signed_constant("weight", self.seed, spec.name, spec.shape, spec.scale)
+        draw = uniform if self.distribution == "kaiming_uniform" else normal
         return draw("weight", self.seed, spec.name, spec.shape, spec.scale)
 
+    def masked(self, spec: SeededTensor, packed: np.ndarray) -> torch.Tensor:
+        """Return :meth:`tensor` where a mask's packed bits (:mod:`rst_hub.bits`) are 1, and +0.0 where they are 0."""
+        if self.distribution == "signed_kaiming_constant":
+            return signed_constant("weight", self.seed, spec.name, spec.shape, spec.scale, packed)
+        values = self.tensor(spec)
+        mask = torch.from_numpy(np.unpackbits(packed, count=values.numel(), bitorder="little").view(np.bool_))
+        return values.where(mask.view(spec.shape), torch.zeros(()))
 
-def signed_constant(purpose: str, seed: int, name: str, shape: Sequence[int], scale: float) -> torch.Tensor:
-    """Return float32 values of ``shape``, each +scale or -scale by one random bit."""
+
+def signed_constant(
+    purpose: str, seed: int, name: str, shape: Sequence[int], scale: float, packed: np.ndarray | None = None
+) -> torch.Tensor:
+    """Return float32 values of ``shape``, each +scale or -scale by one random bit; +0.0 where a packed mask has 0."""
     count = math.prod(shape)
     octets = random_bytes(purpose, seed, name, (count + 7) // 8)
-    signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    table = np.where(signs == 1, np.float32(scale), np.float32(-scale))
-    values = np.take(table, octets, axis=0).reshape(-1)
-    return torch.from_numpy(values[:count]).reshape(*shape)
+    kept = np.full_like(octets, 255) if packed is None else packed
+    # torch's memory: numpy asks for huge pages, which often takes longer than to fill small ones
+    values = torch.empty(len(octets) * 8) if count % 8 else torch.empty(count)
+    rows = values.numpy().reshape(-1, 8)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):  # so few that all of it stays in the cache
+        part = slice(start, start + _ROWS_AT_ONCE)
+        np.take(_signs(), octets[part] | kept[part].astype(np.uint16) << 8, axis=0, out=rows[part], mode="clip")
+        rows[part] *= np.float32(scale)
+    return values[:count].clone().view(*shape) if count % 8 else values.view(*shape)
+
+
+@lru_cache(maxsize=1)
+def _signs() -> np.ndarray:
+    """Return eight values of -1, 0 or 1, float32 (65536, 8): an index has the signs' bits, above them the mask's."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32)
+    return (bits[:, None] * (2 * bits - 1)).reshape(65536, 8) + np.float32(0)
 
 
 def uniform(purpose: str, seed: int, name: str, shape: Sequence[int], bound: float) -> torch.Tensor:

@@ -1,16 +1,21 @@
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
 import torch
 from conftest import LABELS
 from hub_server import add_commit
+from torch import nn
 
 from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
 from rst_hub.errors import ArchitectureError, SettingsError
 from rst_hub.models import (
+    build_masked,
     build_model,
+    build_unfilled,
     describe_input,
+    fill,
     load_dense,
     load_timm,
     save_dense,
@@ -198,3 +203,74 @@ def test_timms_own_models_are_loaded_by_their_names(tmp_path):
     for name in ("resnet81", "hf-hub:org/absent", "resnet18.no_such_tag"):
         with pytest.raises(ArchitectureError, match="timm cannot load"):
             load_timm(name)
+
+
+UNFILLED = {"test_resnet": True, "test_vit": True, "test_nfnet": True, "coat_lite_tiny": True, "test_vit_relpos": False}
+"""Whether they can be built without values; the last one's buffers outside of the state dict need them."""
+
+
+@pytest.mark.parametrize("architecture", UNFILLED)
+def test_a_model_built_without_values_and_filled_is_timms_own(architecture):
+    kwargs = {"num_classes": 3}
+    whole = build_masked(architecture, kwargs)
+    state = torch.random.default_generator.get_state()
+    model = build_unfilled(architecture, kwargs)
+    assert torch.equal(torch.random.default_generator.get_state(), state)  # no random number was drawn
+    assert any(parameter.is_meta for parameter in model.parameters()) == UNFILLED[architecture]
+    assert [(n, t.shape, t.dtype) for n, t in model.state_dict().items()] == [
+        (n, t.shape, t.dtype) for n, t in whole.state_dict().items()
+    ]
+    fill(model, {name: tensor.clone() for name, tensor in whole.state_dict().items()})
+    compared = 0
+    for of in (nn.Module.named_parameters, nn.Module.named_buffers):  # the buffers outside of the state dict too
+        own, theirs = (list(of(one, remove_duplicate=False)) for one in (model, whole))
+        for (name, tensor), (other, expected) in zip(own, theirs, strict=True):
+            assert name == other
+            assert torch.equal(tensor, expected), name
+            assert (tensor.requires_grad, tensor.stride()) == (expected.requires_grad, expected.stride()), name
+            compared += 1
+    assert compared > 15
+    assert len(list(model.parameters())) == len(list(whole.parameters()))  # what was shared still is
+    x = torch.rand(2, 3, *whole.pretrained_cfg["input_size"][1:])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), whole.eval()(x))
+
+
+def test_threads_build_at_once_and_others_draw_their_own_random_numbers():
+    torch.manual_seed(0)
+    expected = torch.rand(2000)
+    torch.manual_seed(0)
+    drawn = []
+
+    def build():
+        for _ in range(5):
+            model = build_unfilled("test_resnet", {})
+            assert model.fc.weight.is_meta
+        return len(list(model.parameters()))
+
+    with ThreadPoolExecutor(4) as pool:
+        building = [pool.submit(build) for _ in range(4)]
+        for _ in range(2000):
+            drawn.append(torch.rand(1))
+        assert len({done.result() for done in building}) == 1
+    assert torch.equal(torch.cat(drawn), expected)
+    assert not torch.empty(3).is_meta
+
+
+def test_an_architecture_that_asks_for_values_while_it_is_built_gets_them(monkeypatch):
+    create = timm.create_model
+
+    def asks_for_a_value(*arguments, **kwargs):
+        model = create(*arguments, **kwargs)
+        model.largest = float(model.fc.weight.detach().abs().max())
+        return model
+
+    def keeps_a_tensor(*arguments, **kwargs):
+        model = create(*arguments, **kwargs)
+        model.start = [torch.empty(3).uniform_()]
+        return model
+
+    monkeypatch.setattr(timm, "create_model", asks_for_a_value)
+    assert build_unfilled("test_resnet", {}).largest == build_masked("test_resnet", {}).largest > 0
+    monkeypatch.setattr(timm, "create_model", keeps_a_tensor)
+    assert torch.equal(build_unfilled("test_resnet", {}).start[0], build_masked("test_resnet", {}).start[0])

@@ -160,3 +160,18 @@ def test_a_seed_of_64_bits_works_and_others_are_refused():
             Init(seed)
     with pytest.raises(SettingsError, match="Did you mean kaiming_normal"):
         Init(0, "kaiming_norml")
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_masked_values_are_the_values_times_the_mask_and_never_minus_zero(distribution):
+    init, compared = Init(3, distribution), 0
+    for shape in ((1,), (7,), (3, 5), (64, 9, 3, 3), (131, 1009)):
+        spec = SeededTensor("w", shape, 0.1, True)
+        mask = torch.from_numpy(np.random.default_rng(0).random(shape) < 0.3)
+        packed = np.packbits(mask.reshape(-1).numpy(), bitorder="little")
+        values = init.masked(spec, packed)
+        expected = init.tensor(spec).where(mask, torch.zeros(()))
+        assert torch.equal(values.view(torch.int32), expected.view(torch.int32))
+        assert values.untyped_storage().nbytes() == values.nbytes  # nothing more is pickled
+        compared += 1
+    assert compared == 5
