@@ -28,7 +28,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
-from run import check_output, make_folder, rounds
+from run import check_output, make_folder, share
 from settings import BenchmarkSettings, budgets, command, parse
 from switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, on_ensemble, worst_of
 from switched import in_words as compared_in_words
@@ -154,7 +154,8 @@ def planned(settings: BenchmarkSettings, eps: list[float], victim: Victim) -> di
         for budget in eps:
             attack = named_attack(name, ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1])
             key = name if attack.threat_model is None else f"{name}-eps{shown(budget)}"
-            found[key] = on_all(victim, attack)
+            # One network answers its own examples only, while those of an R2S are put to its ensemble too.
+            found[key] = on_all(victim, attack if victim.kind == "r2s" else attack.keeping("enough"))
     if victim.kind != "r2s":
         return found
     return {**found, **on_ensemble(victim, found), **on_each(victim, found)}
@@ -175,7 +176,7 @@ def measured(bench: Bench, key: str, crafting: Crafting | None, images: Images) 
             done=[part for path in sorted(folder.glob("*.jsonl")) for part in read_journal(path)],
             journal=folder / f"{accelerator.process_index}.jsonl",
             progress=key if accelerator.is_main_process else None,
-            total=rounds(images, settings.batch_size, accelerator),
+            total=share(images, settings.batch_size, accelerator),
         )
     left = join(gather_object(parts))
     return replace(left, correct=left.each[: len(victim.members)].mean(0))  # who judges last is the ensemble
@@ -208,6 +209,7 @@ def row(
         **({} if crafting.on is None else {"crafted_on": crafting.on}),
         **accuracy(left.correct),
         "seconds": round(left.seconds, 1),
+        "images_per_second": round(left.images_per_second, 2),
         "largest_linf_over_255": round(255 * float(left.linf.max()), 4),
         "largest_l2": round(float(left.l2.max()), 4),
         "warnings": warnings,
@@ -293,7 +295,8 @@ def shown(budget: float) -> str:
 def in_words(key: str, left: Outcomes) -> str:
     """Return a line of the table."""
     low, high = interval(left.correct)
-    return f"{percent(left.correct):6.2f} %  {key:20} ({low:.1f} to {high:.1f}, {left.seconds:.0f} s)"
+    speed = f"{left.seconds:.0f} s, {left.images_per_second:.1f} img/s"
+    return f"{percent(left.correct):6.2f} %  {key:20} ({low:.1f} to {high:.1f}, {speed})"
 
 
 def default_output(victim: Victim, settings: BenchmarkSettings) -> str:

@@ -3,6 +3,7 @@
 The recipe says what is learned (scores, or weights); this file never asks which.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -12,8 +13,9 @@ from typing import Any
 
 import accelerate
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
-from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, rounds, write_checkpoint, write_metrics
+from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, share, write_checkpoint, write_metrics
 from settings import RunSettings
 from torch import nn
 from torch.nn import functional
@@ -98,7 +100,7 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
         RstHubError: the model cannot take the images, the checkpoint is of another model, or learning diverges.
     """
     settings, accelerator = run.settings, run.accelerator
-    torch.backends.cudnn.allow_tf32 = False  # as measure() has it: an epoch is the same before and after it
+    torch.backends.cudnn.allow_tf32 = False  # as measure() has it; float32 is float32, and bf16 is for speed
     optimizer = make_optimizer(settings, learner.learned)
     _try_forward(run, learner.model)
     saved = read_checkpoint(run)
@@ -115,7 +117,10 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
         metrics, best = saved["metrics"], saved["best"]
         write_metrics(run, metrics)
         run.say(f"resumed after epoch {len(metrics)} of {settings.epochs}")
-    network = accelerator.prepare_model(PixelModel(learner.model))
+    network = PixelModel(learner.model)
+    if settings.compile:
+        network.compile()  # in place: names in state dicts stay
+    network = accelerator.prepare_model(network)
     optimizer = accelerator.prepare_optimizer(optimizer)
     per_epoch = len(run.train) // settings.batch_size
     for epoch in range(len(metrics), settings.epochs):
@@ -158,9 +163,10 @@ def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, 
     accelerator, settings = run.accelerator, run.settings
     torch.backends.cudnn.allow_tf32 = False  # cuDNN would take 10 bits of mantissa for float32 otherwise
     threat_model = ThreatModel("Linf", settings.eps / 255)
-    pgd20 = {"steps": EVAL_STEPS, "step_size": EVAL_STEP_SIZE / 255}
+    torch.backends.cudnn.benchmark = False  # "enough" makes batches of any size, each of which would be tried out
+    pgd20 = {"steps": EVAL_STEPS, "step_size": EVAL_STEP_SIZE / 255, "keep": "enough"}
     attacks = {"clean": None, "pgd20": NamedAttack("pgd20", pgd, threat_model, pgd20)}
-    total = rounds(images, settings.eval_batch_size, accelerator)
+    total = share(images, settings.eval_batch_size, accelerator)
     found: dict[str, Any] = {"samples": len(images)}
     for key, attack in attacks.items():
         batches = evaluation_batches(images, settings.eval_batch_size, image_size=run.image_size, shard=run.shard)
@@ -182,7 +188,8 @@ def _epoch(
     rank, _ = run.shard
     generator = torch.Generator(accelerator.device)
     attack = make_attack(settings, generator)
-    victim = accelerator.unwrap_model(network)  # the attack needs no gradient reduction between processes
+    if attack is not None and settings.compile:
+        attack = functools.partial(_with_frozen_weights, attack)
     batches = training_batches(
         run.train,
         settings.batch_size,
@@ -192,39 +199,25 @@ def _epoch(
         epoch=epoch,
         shard=run.shard,
     )
-    total = torch.zeros(3, device=accelerator.device)
-    done, started = epoch * per_epoch, time.monotonic()
+    torch.backends.cudnn.benchmark = True  # every batch has the same shape
+    found = torch.zeros(2, device=accelerator.device)
+    begun = done = epoch * per_epoch
+    started = time.monotonic()
     network.train()
     for x, y in tqdm(batches, f"epoch {epoch + 1}", per_epoch, leave=False, disable=not accelerator.is_main_process):
         step_seed = ((settings.seed % 2**20) * 2**24 + done) * 2**12 + rank
         generator.manual_seed(step_seed)
         torch.manual_seed(step_seed)  # dropout and the like, in models that have it
-        for part_x, part_y in zip(
-            x.chunk(settings.accumulation_steps), y.chunk(settings.accumulation_steps), strict=True
-        ):
-            part_x, part_y = _to_device(run, part_x), part_y.to(accelerator.device)
-            with accelerator.accumulate(network):
-                if attack is not None:
-                    with accelerator.autocast():
-                        part_x = attack(victim, part_x, part_y)
-                logits = network(part_x)
-                loss = functional.cross_entropy(logits.float(), part_y)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    learner.before_step()
-                    if done == 0:
-                        _check_gradients(learner)
-                optimizer.step()
-                optimizer.zero_grad()
-            total += torch.stack(
-                [loss.detach() * len(part_y), (logits.argmax(1) == part_y).sum(), total.new_tensor(len(part_y))]
-            )
-        learner.after_step()
+        if accelerator.device.type == "cuda" and not x.is_cuda:  # else the copies would wait for the GPU
+            x, y = x.pin_memory(), y.pin_memory()
+        x, y = _to_device(run, x), y.to(accelerator.device, non_blocking=True)
+        found += step(accelerator, learner if done else _checked(learner), network, optimizer, attack, x, y)
         done += 1
         if settings.max_steps is not None and done >= settings.max_steps:
             break
     seconds = time.monotonic() - started
-    loss_sum, right, samples = accelerator.reduce(total).tolist()
+    loss_sum, right = accelerator.reduce(found).tolist()
+    samples = (done - begun) * settings.batch_size
     learned_is_finite = all(bool(tensor.isfinite().all()) for tensor in learner.learned.values())
     if not math.isfinite(loss_sum) or not learned_is_finite:
         raise RstHubError(
@@ -241,13 +234,74 @@ def _epoch(
     }
 
 
-def _check_gradients(learner: Learner) -> None:
-    """Raise RstHubError if nothing that is learned has a gradient: so few weights are kept that no signal passes."""
-    if not any(tensor.grad is not None and bool(tensor.grad.any()) for tensor in learner.learned.values()):
-        raise RstHubError(
-            "no gradient reaches what is learned, because no signal gets through the network: keep more weights "
-            "(--remaining-ratio), or choose another architecture"
-        )
+def step(
+    accelerator: Accelerator,
+    learner: Learner,
+    network: nn.Module,
+    optimizer: Any,
+    attack: Attack | None,
+    x: torch.Tensor,
+    y: torch.Tensor,
+) -> torch.Tensor:
+    """Take one optimizer step (paper, equation 1): attack, backward, what is learned, what it implies for the model.
+
+    Nothing in it asks the device for a value, so the host runs ahead of a GPU and keeps it busy.
+
+    Args:
+        accelerator: its accumulation steps are the parts that the batch is taken in.
+        learner: what is learned.
+        network: the prepared :class:`PixelModel` of the learner's model, in train mode.
+        optimizer: the prepared optimizer of the learned tensors.
+        attack: what :func:`make_attack` gives.
+        x: this process's pixels on the device, float32 (N, C, H, W) in [0, 1], in the layout of channels_last.
+        y: labels there, int64 (N,).
+
+    Returns:
+        float32 (2,) on the device: the sum of the losses and the number of right answers, under attack.
+    """
+    victim = accelerator.unwrap_model(network)  # the attack needs no gradient reduction between processes
+    parts, found = accelerator.gradient_accumulation_steps, torch.zeros(2, device=x.device)
+    for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
+        with accelerator.accumulate(network):
+            with accelerator.autocast():  # one context, so that a weight is cast once for attack and training
+                if attack is not None:
+                    part_x = attack(victim, part_x, part_y)
+                logits = network(part_x).float()
+            loss = functional.cross_entropy(logits, part_y)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                learner.before_step()
+            optimizer.step()
+            optimizer.zero_grad()
+        found += torch.stack([loss.detach() * len(part_y), (logits.argmax(1) == part_y).sum()])
+    learner.after_step()
+    return found
+
+
+def _with_frozen_weights(attack: Attack, victim: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Attack a compiled network, whose backward would compute the gradients of all that requires one."""
+    learned = [parameter for parameter in victim.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        return attack(victim, x, y)
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def _checked(learner: Learner) -> Learner:
+    """Return the learner for a first step, which raises RstHubError if nothing that is learned has a gradient."""
+
+    def before_step() -> None:
+        learner.before_step()
+        if not any(tensor.grad is not None and bool(tensor.grad.any()) for tensor in learner.learned.values()):
+            raise RstHubError(
+                "no gradient reaches what is learned, because no signal gets through the network: keep more weights "
+                "(--remaining-ratio), or choose another architecture"
+            )
+
+    return dataclasses.replace(learner, before_step=before_step)
 
 
 def learning_rate(settings: RunSettings, epoch: int) -> float:

@@ -5,7 +5,6 @@ import dataclasses
 import importlib.metadata
 import io
 import json
-import math
 import os
 import platform
 import shlex
@@ -107,6 +106,9 @@ def start(recipe: str, settings: RunSettings) -> Run:
     if wanted < len(test):  # at random: in many data sets the first images are all of one class
         test = test.subset(permutation("test", 0, 0, len(test))[:wanted])
     mean, std = channel_statistics(train)
+    if settings.augment != "imagenet":  # whose crops are cut and resized one by one, on the CPU
+        train, holdout = train.to(accelerator.device), holdout.to(accelerator.device)
+    test = test.to(accelerator.device)
     run = Run(recipe, settings, accelerator, output, train, holdout, test, image_size, mean, std)
     run.say(
         f"{len(train)} training, {len(holdout)} held-out and {len(test)} test images of {image_size} x {image_size}, "
@@ -196,7 +198,7 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
                 "steps": EVAL_STEPS,
                 "step_size_over_255": EVAL_STEP_SIZE,
                 "restarts": 1,
-                "keep": "best",
+                "keep": "enough",
                 "seed": settings.seed,
             },
         },
@@ -209,9 +211,11 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
     }
 
 
-def rounds(images: Images, batch_size: int, accelerator: Accelerator) -> int:
-    """Return how many batches the busiest process has, where each gets every processes-th one."""
-    return math.ceil(math.ceil(len(images) / batch_size) / accelerator.num_processes)
+def share(images: Images, batch_size: int, accelerator: Accelerator) -> int:
+    """Return how many of the images this process gets, of which every processes-th batch is its own."""
+    step = batch_size * accelerator.num_processes
+    starts = range(batch_size * accelerator.process_index, len(images), step)
+    return sum(min(batch_size, len(images) - start) for start in starts)
 
 
 def versions() -> dict[str, str]:
@@ -254,7 +258,8 @@ def check_output(
     path = output / "settings.json"
     try:
         previous = json.loads(path.read_text(encoding="utf-8"))
-        before, same_recipe = dict(previous["settings"]), previous["recipe"] == recipe
+        defaults = {f.name: f.default for f in dataclasses.fields(settings)}  # of settings that are newer than the run
+        before, same_recipe = {**defaults, **previous["settings"]}, previous["recipe"] == recipe
         before["mixed_precision"] = previous["precision"]
     except (OSError, ValueError, KeyError, TypeError):
         raise SettingsError(f"{output} holds something else than a run: choose another --output") from None

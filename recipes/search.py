@@ -24,7 +24,7 @@ from settings import SearchSettings, parse, ratios_of
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
 from rst_hub.errors import RstHubError, SettingsError
-from rst_hub.models import check_architecture, describe_input, size_arguments
+from rst_hub.models import check_architecture, dense_bytes, describe_input, size_arguments, state_layout
 from rst_hub.ticket import digest, ticket_names
 
 
@@ -158,7 +158,7 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _dense_bytes(ticket: Ticket) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in ticket.state_dict().values())
+    return dense_bytes(state_layout(ticket.architecture, ticket.timm_kwargs))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ class RunSettings:
     eval_batch_size: int = _setting(100, "images a batch in evaluation")
     test_samples: int | None = _setting(None, "test images to measure on; default: all")
     seed: int = _setting(0, "of the random network, the data order and the attacks")
+    compile: bool = _setting(False, "compile the network by torch.compile, for GPUs that wait for the host")
     output: str | None = _setting(None, "folder of the run; default: runs/<recipe>-<model>-<dataset>-...")
     resume: bool = _setting(False, "continue the run in --output from its last whole epoch")
 

@@ -26,11 +26,6 @@ class Crafting:
     model: Attacked
     on: str | None = None
 
-    @property
-    def stopped(self) -> bool:
-        """Whether each sample is stopped as soon as it fools what it is crafted on, as in the paper's own code."""
-        return self.attack.settings.get("keep") == "first"
-
 
 def judges_of(victim: Victim) -> list[Model] | None:
     """Return who answers the examples: of an R2S its members, and last their ensemble; else the network itself."""
@@ -74,8 +69,7 @@ def on_each(victim: Victim, planned: Mapping[str, Crafting]) -> dict[str, Crafti
             if crafting.attack.name in ("pgd20", "margin20", "autoattack"):
                 found[f"{key}-on-{name}"] = alone
             if crafting.attack.name == "pgd20":
-                early = replace(crafting.attack, settings={**crafting.attack.settings, "keep": "first"})
-                found[f"{key}-stopped-on-{name}"] = replace(alone, attack=early)
+                found[f"{key}-stopped-on-{name}"] = replace(alone, attack=crafting.attack.keeping("first"))
     return found
 
 

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
-from run import check_output, make_folder, rounds
+from run import check_output, make_folder, share
 from settings import TransferSettings, budgets, command, parse
 from tqdm import tqdm
 from victims import (
@@ -111,21 +111,23 @@ def crossed(
     folder.mkdir(parents=True, exist_ok=True)
     done = {number: right for path in folder.glob("*.jsonl") for number, right in read_lines(path)}
     size = victims[0].input_cfg["input_size"][-1]
-    total = rounds(images, settings.batch_size, accelerator)
+    total = share(images, settings.batch_size, accelerator)
     models = [victim.members[0] for victim in victims]
     budget = {} if attack.threat_model is None else {"threat_model": attack.threat_model}
     craft = functools.partial(attack.function, **budget, **attack.settings)
     batches = batches_of(images, settings, size, accelerator)
     found = []
-    for number, x, y in tqdm(batches, protocol, total, leave=False, disable=not accelerator.is_main_process):
-        if number not in done:
-            paper = protocol == "paper"
-            right = transfer_outcomes(models, [(number, x, y)], craft, paper_protocol=paper, seed=settings.seed)
-            done[number] = right.int().tolist()
-            line = json.dumps({"batch": number, "right": done[number]}).encode() + b"\n"
-            path = folder / f"{accelerator.process_index}.jsonl"
-            write_file(path, (path.read_bytes() if path.exists() else b"") + line)
-        found.append((number, done[number]))
+    with tqdm(desc=protocol, total=total, unit="img", leave=False, disable=not accelerator.is_main_process) as bar:
+        for number, x, y in batches:
+            if number not in done:
+                paper = protocol == "paper"
+                right = transfer_outcomes(models, [(number, x, y)], craft, paper_protocol=paper, seed=settings.seed)
+                done[number] = right.int().tolist()
+                line = json.dumps({"batch": number, "right": done[number]}).encode() + b"\n"
+                path = folder / f"{accelerator.process_index}.jsonl"
+                write_file(path, (path.read_bytes() if path.exists() else b"") + line)
+            found.append((number, done[number]))
+            bar.update(len(y))
     parts = [torch.tensor(right) for _, right in sorted(gather_object(found))]
     whole = torch.cat(parts, dim=2)
     if whole.shape[2] != len(images):

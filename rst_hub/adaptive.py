@@ -5,6 +5,7 @@ another step of the same size fools one or several (Dbouk and Shanbhag, "Adversa
 Ensembles", ICML 2022). Pixels, labels and what comes back are as in :mod:`rst_hub.attacks`.
 """
 
+import functools
 import math
 import numbers
 
@@ -17,6 +18,7 @@ from .attacks import (
     check_finite,
     check_input,
     finite_logits_of,
+    in_parts,
     input_gradient,
     members_of,
     norm_of,
@@ -45,7 +47,7 @@ def arc(
     Each step looks for a move of size ``step_size``. It begins with none, and member by member turns it towards the
     member's nearest class boundary, as far as a linear member needs to be taken across while the size stays the same.
     A turn is taken where no more members are right than without it. One model is attacked as by DeepFool, in steps of
-    one size.
+    one size. A sample that every member is wrong on takes no further round.
 
     Four things differ from the authors' code. A random start is held against its own accuracy, not that of ``x``. What
     comes back is the best point seen, ``x`` included. The distance to a boundary is measured from where the step
@@ -74,26 +76,28 @@ def arc(
     check_input(x, y)
     members = members_of(model)
     found, fewest = x.clone(), _right(members, x, y)
-    point, right = x, fewest
+    point, right = x.clone(), fewest.clone()
     if random_start:
         point = draw_start(x, threat_model, generator)
         right = _right(members, point, y)
         found, fewest = torch.where(per_sample(right < fewest, x), point, found), torch.minimum(right, fewest)
     for _ in range(steps):
-        if not bool(fewest.any()):
+        left = fewest.nonzero().squeeze(1)  # of the others nobody is right any more
+        if not len(left):
             break
-        move, moved = torch.zeros_like(x, dtype=torch.float64), point
+        start, origin, labels = point[left], x[left], y[left]
+        best, least, now = found[left], fewest[left], right[left]
+        move, moved = torch.zeros_like(start, dtype=torch.float64), start
         for member in members:
             gap, normal = _nearest_boundary(member, moved, targets, threat_model.norm)
-            turned = _turned(move, moved - point, gap, normal, threat_model, step_size)
-            candidate = project((point + turned).float(), x, threat_model)
-            count = _right(members, candidate, y)
-            taken = count <= right
-            move = torch.where(per_sample(taken, x), turned, move)
-            moved = torch.where(per_sample(taken, x), candidate, moved)
-            found = torch.where(per_sample(count < fewest, x), candidate, found)
-            right, fewest = torch.minimum(count, right), torch.minimum(count, fewest)
-        point = moved
+            turned = _turned(move, moved - start, gap, normal, threat_model, step_size)
+            candidate = project((start + turned).float(), origin, threat_model)
+            count = _right(members, candidate, labels)
+            taken, better = per_sample(count <= now, start), per_sample(count < least, start)
+            move, moved = torch.where(taken, turned, move), torch.where(taken, candidate, moved)
+            best = torch.where(better, candidate, best)
+            now, least = torch.minimum(count, now), torch.minimum(count, least)
+        point[left], right[left], found[left], fewest[left] = moved, now, best, least
     return found
 
 
@@ -112,6 +116,11 @@ def _nearest_boundary(member: Model, at: torch.Tensor, targets: int, norm: str) 
     move says how much nearer that comes. Where no logit has a gradient the boundary is infinitely far, and this is 0.
     Both are float64.
     """
+    nearest, normal = in_parts(member, functools.partial(_linearised, member, targets=targets, norm=norm), at)
+    return nearest, normal
+
+
+def _linearised(member: Model, at: torch.Tensor, targets: int, norm: str) -> list[torch.Tensor]:
     nearest = torch.full((len(at),), math.inf, dtype=torch.float64, device=at.device)
     normal = torch.zeros_like(at, dtype=torch.float64)
     with torch.enable_grad():
@@ -128,7 +137,7 @@ def _nearest_boundary(member: Model, at: torch.Tensor, targets: int, norm: str) 
         nearer = distance < nearest  # never where there is no gradient: x / 0 is infinite, 0 / 0 no number
         nearest = torch.where(nearer, distance, nearest)
         normal = torch.where(per_sample(nearer, at), -gradient / per_sample(length.clamp(min=1e-300), at), normal)
-    return nearest, normal
+    return [nearest, normal]
 
 
 def _turned(

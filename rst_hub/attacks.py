@@ -4,7 +4,8 @@
 normalisation is its own affair. What comes back has the shape and dtype of ``x``, stays in [0, 1] and within ``eps``
 of ``x``, whatever precision the model computes in, and carries no gradient. Each sample is attacked on its own: losses
 are summed, never averaged over samples. Only the input's gradient is computed; the model's parameters, buffers and
-modes are left alone, apart from what a forward in train mode does to batch norm.
+modes are left alone, apart from what a forward in train mode does to batch norm. Samples that do not fit into memory
+together go through a model in eval mode in parts, see :func:`in_parts`.
 
 Where a model is asked for, a list of models stands for a randomised one that draws a member for each sample. The
 attacker then knows them all: the loss is its exact expectation over the members, none of them drawn (EOT; Athalye et
@@ -17,7 +18,9 @@ import math
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -132,7 +135,7 @@ def pgd(
     step_size: float | None = None,
     restarts: int = 1,
     random_start: bool = True,
-    keep: Literal["best", "last", "first"] = "best",
+    keep: Literal["best", "enough", "last", "first"] = "best",
     loss: Literal["cross_entropy", "margin", "clipped_margin"] = "cross_entropy",
     average: Literal["loss", "logits", "probabilities"] = "loss",
     generator: torch.Generator | None = None,
@@ -150,18 +153,21 @@ def pgd(
         threat_model: norm and budget.
         steps: gradient steps: of the gradient's sign for Linf, of its direction for L2.
         step_size: in pixels from 0 to 1; a quarter of eps when None, which is the paper's 2/255 at 8/255.
-        restarts: how often to start anew; with ``keep="best"`` only.
+        restarts: how often to start anew; with ``keep="best"`` or "enough" only.
         random_start: start uniformly in the eps-ball instead of at ``x``.
         keep: which iterate of a sample to return. "best": one that fools the model, or of members the most, and of
-            several the one of the highest loss, the start and the last included (one forward more). "last": as in
-            training. "first": each sample stops where it first fools the model, as in the paper's own evaluation code.
+            several the one of the highest loss, the start and the last included (one forward more). "enough": as
+            "best", but a sample stops where it first fools the model, or every member: on these, outcomes are the same
+            for less work, while other models may be fooled by less of it. "last": as in training. "first": as "last",
+            but each sample stops where it first fools the model, as in the paper's own evaluation code. What has
+            stopped goes through the model no more, so that a model in train mode sees smaller batches.
         loss: what to climb, by its name: :func:`cross_entropy`, :func:`margin` or :func:`clipped_margin`.
         average: what is averaged over the members, see :func:`averaged`.
         generator: of the random starts, on the device of ``x``.
 
     Raises:
         SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep``, ``loss`` or
-            ``average``, or several restarts of the same start or without ``keep="best"``.
+            ``average``, or several restarts of the same start or with ``keep="last"`` or "first".
         DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
         RstHubError: logits that are not finite, no class logits, or cut off from the input's gradient. Where the
             gradient is not finite, what comes back is NaN, which no accuracy is measured on.
@@ -170,21 +176,22 @@ def pgd(
     _check_pgd(steps, restarts, step_size, random_start, keep, loss, average)
     check_input(x, y)
     climb = functools.partial(averaged, loss=LOSSES[loss], average=average)
-    best = _Best(x, y, climb)
+    compares, stops = keep in ("best", "enough"), keep in ("first", "enough")
+    kept = _Kept(x, y, climb if compares else None)
     for _ in range(restarts):
-        adversarial = _start(x, threat_model, random_start, generator)
+        point = kept.of_left(_start(x, threat_model, random_start, generator))  # drawn for all, whichever are left
         for _ in range(steps):
-            gradient, outputs = _gradient(model, adversarial, y, climb)
-            stepped = project(adversarial + step_size * _direction(gradient, threat_model.norm), x, threat_model)
-            if keep == "best":
-                best.offer(adversarial, outputs)
-            if keep == "first":
-                stepped = torch.where(per_sample(fooled(outputs, y), x), adversarial, stepped)
-            adversarial = stepped
-        if keep != "best":
-            return adversarial
-        best.offer(adversarial, logits_of(model, adversarial))
-    return best.found
+            gradient, outputs = _gradient(model, point, kept.y, climb)
+            stepped = project(point + step_size * _direction(gradient, threat_model.norm), kept.x, threat_model)
+            kept.offer(point, outputs)
+            point = kept.stop_fooled(outputs, stepped) if stops else stepped
+            if not len(point):
+                return kept.found()
+        outputs = logits_of(model, point) if compares else []
+        kept.offer(point, outputs)
+        if keep == "enough" and not len(kept.stop_fooled(outputs, point)):
+            break
+    return kept.found()
 
 
 def cw_linf(
@@ -197,7 +204,7 @@ def cw_linf(
     step_size: float | None = None,
     restarts: int = 1,
     random_start: bool = True,
-    keep: Literal["best", "last", "first"] = "best",
+    keep: Literal["best", "enough", "last", "first"] = "best",
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """PGD on the margin between the best wrong logit and the right one: "CW-Inf", as it is usually understood.
@@ -266,26 +273,21 @@ def cw_l2(
     inside = torch.atanh((2 * x - 1) * 0.999999)  # black and white would be infinitely far away
     origin = _from_tanh_space(inside)
     found, shortest, most = x.clone(), x.new_full((len(x),), math.inf), torch.zeros_like(y)
+    slope = functools.partial(_slope_of_cw_l2, model, confidence=confidence)
     const, low, high = (x.new_full((len(x),), value) for value in (initial_const, 0.0, math.inf))
     for _ in range(search_steps):
         shift = torch.zeros_like(x, requires_grad=True)
         optimizer = torch.optim.Adam([shift], lr=learning_rate)
         succeeded = torch.zeros_like(y, dtype=torch.bool)
         for _ in range(steps):
-            with torch.enable_grad():
-                adversarial = _from_tanh_space(inside + shift)
-                outputs = finite_logits_of(model, adversarial)
-                left = torch.stack([(confidence - margin(logits, y)).clamp(min=0) for logits in outputs]).mean(0)
-                distance = (adversarial - origin).square().flatten(1).sum(1)
-                (shift.grad,) = torch.autograd.grad((const * left + distance).sum(), shift)
+            shift.grad, adversarial, *margins = in_parts(model, slope, inside + shift, origin, y, const)
             check_finite(shift.grad, "gradient")
-            adversarial = adversarial.detach()
-            count = torch.stack([margin(logits.detach(), y) > confidence for logits in outputs]).sum(0)
+            count = torch.stack([exceeds > confidence for exceeds in margins]).sum(0)
             length = norm_of(adversarial - x, "L2").float()
             better = (count > most) | ((count == most) & (count > 0) & (length < shortest))
             found = torch.where(per_sample(better, x), adversarial, found)
             shortest, most = torch.where(better, length, shortest), torch.where(better, count, most)
-            succeeded |= count == len(outputs)
+            succeeded |= count == len(margins)
             optimizer.step()
         high = torch.where(succeeded, const, high)
         low = torch.where(succeeded, low, const)
@@ -319,12 +321,64 @@ def members_of(model: Victim) -> list[Any]:
     return members
 
 
+def in_parts(model: Victim, work: Callable[..., Sequence[torch.Tensor]], *rows: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return what ``work`` makes of ``rows``, of as many samples at once as fit into memory.
+
+    Where they do not fit, ``work`` is done in halves, or halves of these; how many fitted a model is known the next
+    time. Each sample being on its own, that changes the result by a rounding at the most. In train mode batch norm
+    mixes samples: a module in that mode gets the whole batch, and its error passes. Other callables are taken to be in
+    eval mode.
+
+    Args:
+        model: what ``work`` asks, or a list of members.
+        work: from tensors like ``rows`` to tensors, all with a sample in each row.
+        rows: tensors of as many rows each.
+
+    Raises:
+        torch.OutOfMemoryError, RuntimeError: a single sample is too much for a GPU, or for the CPU's memory; or all of
+            them, for a model in train mode.
+    """
+    first, most = members_of(model)[0], max(1, len(rows[0]))
+    remembered = isinstance(first, nn.Module | FunctionType)  # other callables may not be hashable
+    most = min(most, _FITTED.get(first, most)) if remembered else most
+    while True:
+        try:
+            parts = [work(*part) for part in zip(*(values.split(most) for values in rows), strict=True)]
+        except RuntimeError as error:
+            if most == 1 or not _out_of_memory(error) or _trains(model):
+                raise
+        else:
+            return parts[0] if len(parts) == 1 else [torch.cat(values) for values in zip(*parts, strict=True)]
+        most = math.ceil(most / 2)  # out of the handler, which would hold on to what the attempt allocated
+        if remembered:
+            _FITTED[first] = most
+
+
+_FITTED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""How many samples fitted a model, where not all of a batch did; a list's first member stands for it."""
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def _trains(model: Victim) -> bool:
+    networks = [member for member in members_of(model) if isinstance(member, nn.Module)]
+    return any(module.training for network in networks for module in network.modules())
+
+
 def logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
-    """Return each member's logits (N, classes), at least float32.
+    """Return each member's logits (N, classes), at least float32; without gradients as :func:`in_parts` does.
 
     Raises:
         RstHubError: a member gives something else, or other classes than the first.
     """
+    if torch.is_grad_enabled():  # which hold on to every part
+        return _logits_of(model, x)
+    return list(in_parts(model, functools.partial(_logits_of, model), x))
+
+
+def _logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
     outputs = [member(x) for member in members_of(model)]
     classes = outputs[0].shape[1:] if isinstance(outputs[0], torch.Tensor) else ()
     for logits in outputs:
@@ -411,37 +465,69 @@ def per_sample(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *[1] * (x.ndim - 1))
 
 
-class _Best:
-    """The iterate of each sample that did the most damage so far."""
+class _Kept:
+    """The iterate of each sample that is kept so far, and ``x`` and ``y`` of the samples that have not stopped."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, objective: Objective) -> None:
-        self.found, self._y, self._objective = x, y, objective
-        self._damage = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, objective: Objective | None) -> None:
+        self.x, self.y, self._objective = x, y, objective
+        self._iterate, self._damage = x, torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        self._stopped, self._places = x, torch.arange(len(x), device=x.device)
 
-    def offer(self, adversarial: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
-        """Keep ``adversarial`` where it fools more members than what was found, or as many at a higher objective."""
+    def offer(self, point: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
+        """Keep ``point`` where it fools more members than what was kept, or as many at a higher objective.
+
+        Without an objective, keep it everywhere.
+        """
+        if self._objective is None:
+            self._iterate = point
+            return
         outputs = [logits.detach().double() for logits in outputs]  # the loss is finite in float64
-        damage = self._objective(outputs, self._y)
+        damage = self._objective(outputs, self.y)
         for logits in outputs:
-            damage += 1e6 * (logits.argmax(1) != self._y)
+            damage += 1e6 * (logits.argmax(1) != self.y)
         if not bool(damage.isfinite().all()):
             raise RstHubError(
                 "the model's logits are not finite under attack: its precision is too low, or it diverged"
             )
         more = damage > self._damage
-        self.found = torch.where(per_sample(more, adversarial), adversarial, self.found)
+        self._iterate = torch.where(per_sample(more, point), point, self._iterate)
         self._damage = torch.where(more, damage, self._damage)
+
+    def stop_fooled(self, outputs: Sequence[torch.Tensor], stepped: torch.Tensor) -> torch.Tensor:
+        """Stop the samples that every member is wrong on; return what ``stepped`` has of the others."""
+        going = (~fooled(outputs, self.y)).nonzero().squeeze(1)
+        if len(going) == len(self.y):
+            return stepped
+        self._stopped = self.found()
+        self._iterate, self._damage = self._iterate[going], self._damage[going]
+        self.x, self.y, self._places = self.x[going], self.y[going], self._places[going]
+        return stepped[going]
+
+    def of_left(self, values: torch.Tensor) -> torch.Tensor:
+        """Return what ``values`` of the whole batch has of the samples that have not stopped."""
+        return values if len(self._places) == len(values) else values[self._places]
+
+    def found(self) -> torch.Tensor:
+        """Return what is kept of every sample of the batch."""
+        if len(self._places) == len(self._stopped):
+            return self._iterate
+        return self._stopped.index_put((self._places,), self._iterate)
 
 
 def _gradient(
     model: Victim, at: torch.Tensor, y: torch.Tensor, objective: Objective
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Return the gradient, at ``at``, of the objective summed over samples; and each member's logits."""
-    with torch.enable_grad():
-        leaf = at.detach().requires_grad_()
-        outputs = logits_of(model, leaf)
-        gradient = input_gradient(objective(outputs, y).sum(), leaf)
-    return gradient, [logits.detach() for logits in outputs]
+
+    def climbed(at: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        with torch.enable_grad():
+            leaf = at.detach().requires_grad_()
+            outputs = logits_of(model, leaf)
+            gradient = input_gradient(objective(outputs, y).sum(), leaf)
+        return [gradient, *(logits.detach() for logits in outputs)]
+
+    gradient, *outputs = in_parts(model, climbed, at, y)
+    return gradient, outputs
 
 
 def _direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
@@ -468,17 +554,31 @@ def _check_pgd(
             "or more"
         )
     for name, value, known in (
-        ("keep", keep, ("best", "last", "first")),
+        ("keep", keep, ("best", "enough", "last", "first")),
         ("loss", loss, tuple(LOSSES)),
         ("average", average, AVERAGES),
     ):
         if value not in known:
             raise SettingsError(f"pgd with {name}={value!r}: give one of {', '.join(map(repr, known))}")
-    if restarts > 1 and (not random_start or keep != "best"):
+    if restarts > 1 and (not random_start or keep not in ("best", "enough")):
         raise SettingsError(
             f"pgd with restarts={restarts}, random_start={random_start}, keep={keep!r}: several restarts need random "
-            "starts and keep='best'"
+            "starts and keep='best' or 'enough'"
         )
+
+
+def _slope_of_cw_l2(
+    model: Victim, inside: torch.Tensor, origin: torch.Tensor, y: torch.Tensor, const: torch.Tensor, confidence: float
+) -> list[torch.Tensor]:
+    """Return the gradient, at ``inside``, of what :func:`cw_l2` lowers; the pixels there, and each member's margin."""
+    with torch.enable_grad():
+        leaf = inside.detach().requires_grad_()
+        adversarial = _from_tanh_space(leaf)
+        margins = [margin(logits, y) for logits in finite_logits_of(model, adversarial)]
+        left = torch.stack([(confidence - exceeds).clamp(min=0) for exceeds in margins]).mean(0)
+        distance = (adversarial - origin).square().flatten(1).sum(1)
+        (gradient,) = torch.autograd.grad((const * left + distance).sum(), leaf)
+    return [gradient, adversarial.detach(), *(exceeds.detach() for exceeds in margins)]
 
 
 def _from_tanh_space(inside: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ samples depends on the seed and the epoch alone, so any number of processes sees
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -53,6 +53,17 @@ class Images:
         """Return the images at these positions, in this order."""
         rows = self.rows[indices] if isinstance(self.rows, torch.Tensor) else self.rows.subset(indices)
         return replace(self, rows=rows, labels=self.labels[indices])
+
+    def to(self, device: torch.device) -> "Images":
+        """Return the images on ``device``, where batches are then made too; the pixels are the same on every device.
+
+        What is no tensor, or takes more than a quarter of a GPU's free memory, stays where it is.
+        """
+        if not isinstance(self.rows, torch.Tensor):
+            return self
+        if device.type == "cuda" and self.rows.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
+            return self
+        return replace(self, rows=self.rows.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,8 @@ def training_batches(
         skip: batches to leave out at the start.
 
     Yields:
-        (pixels float32 (batch_size / processes, 3, image_size, image_size) in [0, 1], labels int64).
+        (pixels float32 (batch_size / processes, 3, image_size, image_size) in [0, 1], labels int64), on the device
+        that the images are on.
 
     Raises:
         SettingsError: the augmentation is not one of those above.
@@ -162,13 +174,16 @@ def training_batches(
             f"a batch of {batch_size} cannot be filled from {len(images)} training images: set --batch-size"
         )
     rank, processes = shard
-    order = permutation("order", seed, epoch, len(images))
-    for step in range(skip, len(images) // batch_size):
-        # The whole batch's random numbers are drawn on every process, so that they do not depend on how it is shared.
-        noise = torch.Generator().manual_seed(_fold("augment", seed, epoch, step))
-        draws = torch.rand(batch_size, 24, generator=noise)[rank::processes]
+    device, steps = images.labels.device, range(skip, len(images) // batch_size)
+    order = permutation("order", seed, epoch, len(images)).to(device)
+    draws: Iterable[torch.Tensor] = (_draws(seed, epoch, step, batch_size, shard) for step in steps)
+    if isinstance(
+        images.rows, torch.Tensor
+    ):  # all that an epoch needs goes to the device at once, before its first step
+        draws = torch.stack(list(draws)).to(device) if steps else ()
+    for step, drawn in zip(steps, draws, strict=True):
         indices = order[step * batch_size : (step + 1) * batch_size][rank::processes]
-        yield _pixels(images, indices, augment, image_size, draws), images.labels[indices]
+        yield _pixels(images, indices, augment, image_size, drawn), images.labels[indices]
 
 
 def evaluation_batches(
@@ -177,7 +192,8 @@ def evaluation_batches(
     """Yield (batch number, pixels, labels) in the images' order; this process gets every processes-th batch."""
     rank, processes = shard
     for number in range(rank, math.ceil(len(images) / batch_size), processes):
-        indices = torch.arange(number * batch_size, min((number + 1) * batch_size, len(images)))
+        last = min((number + 1) * batch_size, len(images))
+        indices = torch.arange(number * batch_size, last, device=images.labels.device)
         yield number, _pixels(images, indices, "none", image_size, None), images.labels[indices]
 
 
@@ -198,6 +214,16 @@ def _fold(purpose: str, seed: int, epoch: int, step: int) -> int:
     return int(random_bytes(purpose, seed, f"{epoch}/{step}", 8).view("<u8")[0] >> np.uint64(1))
 
 
+def _draws(seed: int, epoch: int, step: int, batch_size: int, shard: tuple[int, int]) -> torch.Tensor:
+    """Return the random numbers of this process's samples of one batch, float32 (samples, 24) in [0, 1), on the CPU.
+
+    Those of the whole batch are drawn on every process, so that they do not depend on how it is shared.
+    """
+    rank, processes = shard
+    noise = torch.Generator().manual_seed(_fold("augment", seed, epoch, step))
+    return torch.rand(batch_size, 24, generator=noise)[rank::processes]
+
+
 def _pixels(images: Images, indices: torch.Tensor, augment: str, size: int, draws: torch.Tensor | None) -> torch.Tensor:
     if isinstance(images.rows, torch.Tensor) and augment != "imagenet" and images.rows.shape[-2:] == (size, size):
         batch = images.rows[indices]
@@ -208,7 +234,8 @@ def _pixels(images: Images, indices: torch.Tensor, augment: str, size: int, draw
                 batch = torch.stack(list(pool.map(lambda row, draw: _resized_crop(row, draw, size), rows, draws)))
             else:
                 batch = torch.stack([_resize(row, size) for row in rows])
-    pixels = batch.float() / 255
+    # By a tensor on the device: a plain number's reciprocal would be multiplied by on CUDA, which rounds otherwise.
+    pixels = batch.float() / torch.full((), 255.0, device=batch.device)
     if draws is not None and augment in ("crop", "cifar"):
         pixels = _random_crop(pixels, draws[:, 0], draws[:, 1])
     if draws is not None and augment in ("cifar", "imagenet"):
@@ -220,8 +247,8 @@ def _random_crop(pixels: torch.Tensor, down: torch.Tensor, right: torch.Tensor, 
     """Pad with black and cut each sample at its own offset, all in one gather."""
     _, channels, height, width = pixels.shape
     padded = functional.pad(pixels, [padding] * 4)
-    top = (down * (2 * padding + 1)).long().view(-1, 1) + torch.arange(height)
-    left = (right * (2 * padding + 1)).long().view(-1, 1) + torch.arange(width)
+    top = (down * (2 * padding + 1)).long().view(-1, 1) + torch.arange(height, device=down.device)
+    left = (right * (2 * padding + 1)).long().view(-1, 1) + torch.arange(width, device=right.device)
     rows = padded.gather(2, top.view(-1, 1, height, 1).expand(-1, channels, -1, padded.shape[3]))
     return rows.gather(3, left.view(-1, 1, 1, width).expand(-1, channels, height, -1))
 

@@ -54,7 +54,7 @@ class BatchOutcome:
 class Outcomes:
     """The same of all N samples, in the data's order: float64 tensors (N,) on the CPU, and int64 for ``queries``.
 
-    ``each`` is float64 (judges, N); of one model a single row.
+    ``each`` is float64 (judges, N); of one model a single row. ``seconds`` are summed over batches and processes.
     """
 
     correct: torch.Tensor
@@ -63,6 +63,11 @@ class Outcomes:
     queries: torch.Tensor
     seconds: float
     each: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+
+    @property
+    def images_per_second(self) -> float:
+        """How many images one process attacked and judged in a second."""
+        return len(self.correct) / max(self.seconds, 1e-4)  # to which a journal rounds
 
 
 def clean_accuracy(model: Victim, batches: Batches) -> float:
@@ -124,8 +129,8 @@ def evaluate(
         seed: of the attack; each batch's random numbers depend on it and on the batch's number alone.
         done: what an interrupted evaluation left (:func:`read_journal`); those batches are not attacked again.
         journal: a file that a line is added to after each batch.
-        progress: words to show beside a progress bar; no bar when None.
-        total: the number of batches, for the bar.
+        progress: words to show beside a progress bar, which counts images; no bar when None.
+        total: the number of images in ``batches``, for the bar.
 
     Raises:
         DataError: pixels outside [0, 1], before or after the attack, labels that the model has no logit for, two
@@ -136,8 +141,9 @@ def evaluate(
     seen: set[int] = set()
     results = []
     judges = model if judges is None else judges
-    with evaluating([*members_of(model), *members_of(judges)]):
-        for number, x, y in tqdm(batches, progress, total, leave=False, disable=progress is None):
+    bar = tqdm(desc=progress, total=total, unit="img", leave=False, disable=progress is None)
+    with bar, evaluating([*members_of(model), *members_of(judges)]):
+        for number, x, y in batches:
             if number in seen:
                 raise DataError(f"two batches have the number {number}: number them all differently")
             seen.add(number)
@@ -148,6 +154,7 @@ def evaluate(
             if [len(row) for row in finished[number].each] != [len(y)] * len(members_of(judges)):
                 raise DataError(f"batch {number} was journaled with other samples: start again in another folder")
             results.append(finished[number])
+            bar.update(len(y))
     return results
 
 

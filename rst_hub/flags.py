@@ -5,12 +5,13 @@ AutoAttack's own flags (Croce and Hein, 2020). Passing them proves nothing; fail
 be trusted before it is explained.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 
-from .attacks import Loss, ThreatModel, Victim, cross_entropy, logits_of, margin, members_of
+from .attacks import Loss, Model, ThreatModel, Victim, cross_entropy, in_parts, logits_of, margin, members_of
 from .errors import DataError
 from .evaluate import Batches, Outcomes, evaluate, evaluating, join, percent, worst_case
 from .suite import NamedAttack, named_attack
@@ -36,12 +37,14 @@ def probes(threat_model: ThreatModel, image_size: int) -> dict[str, NamedAttack]
     """Return the attacks whose outcomes :func:`judge` compares, by name.
 
     "margin20 unbounded" may change every pixel to anything. It starts at the image itself, since a random start of that
-    size would be no image any more, and fool a model whatever its gradients are.
+    size would be no image any more, and fool a model whatever its gradients are. What they compare is outcomes, for
+    which "enough" will do.
     """
     names = ("fgsm", "pgd20", "pgd40", "pgd20x2", "margin20", "square500")
+    bounded = {name: named_attack(name, threat_model, image_size).keeping("enough") for name in names}
     unbounded = named_attack("margin20", ThreatModel("Linf", 1.0), image_size)  # the whole cube, so any norm
-    from_x = replace(unbounded, settings={**unbounded.settings, "random_start": False})
-    return {**{name: named_attack(name, threat_model, image_size) for name in names}, "margin20 unbounded": from_x}
+    from_x = replace(unbounded, settings={**unbounded.settings, "random_start": False, "keep": "enough"})
+    return {**bounded, "margin20 unbounded": from_x}
 
 
 def judge(outcomes: Mapping[str, Outcomes]) -> list[Flag]:
@@ -158,10 +161,14 @@ def _without_gradient(model: Victim, x: torch.Tensor, y: torch.Tensor, loss: Los
     """Count the samples for which a member's loss has an input gradient of exactly zero, or one that is not finite."""
     lost = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     for member in members_of(model):
-        with torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            total = loss(logits_of(member, leaf)[0], y).sum()
-            gradient = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
-        flat = torch.zeros_like(x).flatten(1) if gradient is None else gradient.flatten(1)
-        lost |= (flat == 0).all(1) | ~flat.isfinite().all(1)
+        lost |= in_parts(member, functools.partial(_lost, member, loss), x, y)[0]
     return int(lost.sum())
+
+
+def _lost(member: Model, loss: Loss, x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        total = loss(logits_of(member, leaf)[0], y).sum()
+        gradient = torch.autograd.grad(total, leaf, allow_unused=True)[0] if total.requires_grad else None
+    flat = torch.zeros_like(x).flatten(1) if gradient is None else gradient.flatten(1)
+    return [(flat == 0).all(1) | ~flat.isfinite().all(1)]

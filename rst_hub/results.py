@@ -531,5 +531,10 @@ def _numbers(result: Result) -> set[str]:
     if result.kind == "transfer":
         found = [(said["attack"], protocol, matrix) for protocol, matrix in said["accuracy"].items()]
     else:
-        found = [(row.name, row.settings, row.accuracy) for row in result.rows if row.name != "worst"]
+        found = [(row.name, _outcomes_of(row.settings), row.accuracy) for row in result.rows if row.name != "worst"]
     return {json.dumps([on, one], sort_keys=True) for one in found}
+
+
+def _outcomes_of(settings: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return settings that are equal where outcomes are: "enough" leaves what "best" does, for less work."""
+    return {**settings, "keep": "best"} if settings and settings.get("keep") == "enough" else settings

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,6 +73,10 @@ class NamedAttack:
         given = {"threat_model": self.threat_model, "generator": generator, "queries": queries}
         taken = {key: value for key, value in given.items() if key in inspect.signature(self.function).parameters}
         return self.function(model, x, y, **taken, **self.settings)
+
+    def keeping(self, keep: str) -> "NamedAttack":
+        """Return this attack with another ``keep``, see :func:`rst_hub.attacks.pgd`; itself where it has none."""
+        return replace(self, settings={**self.settings, "keep": keep}) if "keep" in self.settings else self
 
     @property
     def counts_queries(self) -> bool:

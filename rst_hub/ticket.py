@@ -112,6 +112,9 @@ class Ticket:
             raise SettingsError(
                 f"ticket name {name!r}: use letters, digits, '.', '_' and '-', 64 at most, a letter first"
             )
+        nans = [key for key, scores in popup.scores.items() if not bool(scores.isfinite().all())]
+        if nans:
+            raise SettingsError(f"the model is no longer what create_model made: its scores {nans[:3]} are not finite")
         popup.apply()
         tensors = {key: value.detach().cpu().clone() for key, value in popup.model.state_dict().items()}
         ticket = cls(

@@ -302,6 +302,23 @@ def test_where_every_member_is_fooled_no_step_is_made():
     assert found is not MIDDLE  # whoever changes what came back does not change x
 
 
+def test_a_sample_that_every_member_is_wrong_on_takes_no_further_round(digits):
+    members, x, y = digits
+    budget = ThreatModel("Linf", 16 / 255)
+    attack = functools.partial(arc, members, x, y, budget, targets=1)
+    after = [attack(steps=n, generator=torch.Generator().manual_seed(0)) for n in range(1, 5)]
+    left = [int((right(members, found, y) > 0).sum()) for found in after]
+    seen = []
+    watch = members[0].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    attack(steps=5, generator=torch.Generator().manual_seed(0))
+    watch.remove()
+    start = random_start(x, budget, torch.Generator().manual_seed(0))
+    at_first = int((torch.minimum(right(members, x, y), right(members, start, y)) > 0).sum())
+    rounds = [at_first, *left]
+    assert seen == [100, 100, *(count for count in rounds for _ in range(4))]  # linearised once, asked three times
+    assert rounds[0] > rounds[1] > rounds[-1] > 0
+
+
 @pytest.mark.parametrize(("norm", "eps", "size", "other"), [("L2", 0.5, 0.125, 0.25), ("Linf", 0.05, 0.05, 0.0125)])
 def test_the_authors_step_is_taken_unless_another_is_given(digits, norm, eps, size, other):
     members, x, y = digits

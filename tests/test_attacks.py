@@ -1,11 +1,13 @@
 import functools
+import gc
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from rst_hub import ThreatModel, attacks, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
+from rst_hub import ThreatModel, attacks, bandits, cw_l2, cw_linf, fgsm, fgsm_rs, pgd, square
+from rst_hub.adaptive import arc
 from rst_hub.attacks import averaged, clipped_margin, logits_of, margin, norm_of, random_start
 from rst_hub.errors import DataError, RstHubError, SettingsError
 from rst_hub.evaluate import outcomes
@@ -19,6 +21,7 @@ ATTACKS = {
     "pgd, restarts": functools.partial(pgd, steps=3, restarts=2),
     "pgd, last": functools.partial(pgd, steps=3, keep="last"),
     "pgd, first": functools.partial(pgd, steps=3, keep="first"),
+    "pgd, enough": functools.partial(pgd, steps=3, keep="enough", restarts=2),
     "pgd, margin": functools.partial(pgd, steps=5, loss="margin"),
     "cw_linf": lambda model, x, y, threat_model: cw_linf(model, x, y, threat_model, steps=5),
 }
@@ -152,6 +155,194 @@ def test_the_kept_iterate_is_the_best_the_last_or_the_first_that_fools():
     start = random_start(x, ThreatModel(eps=4 / 255), torch.Generator().manual_seed(0))
     assert torch.equal(found["first"][:8], start[:8])  # stopped where they stood
     assert not torch.equal(found["last"][:8], start[:8])
+
+
+class Watched(nn.Module):
+    """A network in float64, where no sample hangs on the size of its batch, that knows how many samples it was shown.
+
+    Above ``most`` samples it has no memory for a forward, or for a backward.
+    """
+
+    def __init__(self, seed=0, most=None, runs_out=None, backward=False):
+        super().__init__()
+        self.network, self.seen, self.failed = network(seed).double(), [], 0
+        self.most, self.runs_out, self.backward_too = most, runs_out or out_of_memory, backward
+        self.eval()
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        if not self.backward_too:
+            self.allocate(x)
+        logits = self.network(x.double())
+        if self.backward_too and logits.requires_grad:
+            logits.register_hook(self.allocate)
+        return logits
+
+    def allocate(self, values):
+        if self.most is not None and len(values) > self.most:
+            self.failed += 1
+            self.runs_out()
+
+
+def out_of_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def cpu_out_of_memory():
+    torch.empty(2**60)
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("norm", BUDGETS)
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+@pytest.mark.parametrize(("loss", "average"), [("cross_entropy", "loss"), ("margin", "probabilities")])
+def test_enough_fools_whom_the_best_iterate_fools(loss, average, seeds, norm, restarts):
+    members, (x, _) = [Watched(seed) for seed in seeds], samples(64)
+    y = members[0](x).argmax(1)
+    y[:8] = (y[:8] + 1) % 5  # one member is fooled from the start
+    settings = {"steps": 4, "restarts": restarts, "loss": loss, "average": average}
+    budget = ThreatModel(norm, {"Linf": 4 / 255, "L2": 0.2}[norm])
+    found, right = {}, {}
+    for keep in ("best", "enough"):
+        generator = torch.Generator().manual_seed(0)
+        found[keep] = pgd(members, x, y, budget, keep=keep, generator=generator, **settings)
+        right[keep] = torch.stack([logits.argmax(1) == y for logits in logits_of(members, found[keep])])
+    assert torch.equal(right["enough"], right["best"])
+    left = right["best"].any(0)
+    assert 4 < int(left.sum()) < 60
+    assert torch.equal(found["enough"][left], found["best"][left])  # and there it is the best iterate itself
+    assert not torch.equal(found["enough"], found["best"])
+    assert len(seeds) == 1 or bool((right["best"].any(0) & ~right["best"].all(0)).any())
+
+
+@pytest.mark.parametrize("keep", ["first", "enough"])
+def test_who_is_fooled_goes_through_the_model_no_more(keep):
+    model, (x, _) = Watched(), samples(64)
+    y = model(x).argmax(1)
+    attack = functools.partial(pgd, model, x, y, ThreatModel(eps=4 / 255), step_size=1 / 255)
+    iterates = [random_start(x, ThreatModel(eps=4 / 255), torch.Generator().manual_seed(0))]
+    iterates += [attack(steps=n, keep="last", generator=torch.Generator().manual_seed(0)) for n in range(1, 7)]
+    fooled = torch.stack([model(v).argmax(1) != y for v in iterates])
+    still = [64, *(int((~fooled[:n]).all(0).sum()) for n in range(1, 7))]
+    assert 0 < still[-1] < 50
+    assert len(set(still)) > 4
+    model.seen = []
+    attack(steps=6, keep=keep, generator=torch.Generator().manual_seed(0))
+    assert model.seen == (still if keep == "enough" else still[:-1])  # "first" does not look at the last iterate
+    model.seen = []
+    attack(steps=6, keep="best", generator=torch.Generator().manual_seed(0))
+    assert model.seen == [64] * 7
+
+
+def test_a_restart_attacks_who_is_left_from_where_it_would_have_started():
+    model, (x, _) = Watched(), samples(64)
+    y = model(x).argmax(1)
+    attack = functools.partial(pgd, model, x, y, ThreatModel(eps=8 / 255), steps=1, step_size=1 / 255, keep="enough")
+    once = attack(generator=torch.Generator().manual_seed(0))
+    left = int((model(once).argmax(1) == y).sum())
+    model.seen = []
+    again = attack(restarts=4, generator=torch.Generator().manual_seed(0))
+    assert len(model.seen) == 8  # a step and a last look for each start
+    assert model.seen[1] > model.seen[2] == left
+    assert model.seen == sorted(model.seen, reverse=True)
+    best = attack(restarts=4, keep="best", generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(again).argmax(1) == y, model(best).argmax(1) == y)
+    assert 0 < int((model(again).argmax(1) == y).sum()) < left
+
+
+def test_where_all_are_fooled_nothing_is_left_to_do():
+    for seeds in ((0,), (0, 1)):
+        members, (x, y) = [Watched(seed) for seed in seeds], samples()
+        for keep in ("first", "enough"):
+            for member in members:
+                member.seen = []
+            restarts = 4 if keep == "enough" else 1
+            found = pgd(members, x, y, ThreatModel(eps=1.0), steps=100, step_size=0.1, keep=keep, restarts=restarts)
+            for member in members:
+                assert 1 < len(member.seen) < 60
+                assert member.seen == sorted(member.seen, reverse=True)
+                assert 0 not in member.seen
+                assert not bool((member(found).argmax(1) == y).any())
+
+
+IN_PARTS = {
+    **ATTACKS,
+    "cw_l2": lambda model, x, y, threat_model: cw_l2(model, x, y, initial_const=10.0, steps=20),
+    "arc": functools.partial(arc, steps=2),
+    "bandits": functools.partial(bandits, max_queries=8),
+    "square": functools.partial(square, max_queries=8),
+}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_what_does_not_fit_into_memory_is_done_in_parts(name, seeds):
+    attack, (x, _) = IN_PARTS[name], samples(21)
+    y = network()(x).argmax(1)
+    takes_generator = name not in ("fgsm", "cw_l2", "cw_linf")
+    found = []
+    for most in (None, 5):
+        members = [Watched(seed, most) for seed in seeds]
+        random = {"generator": torch.Generator().manual_seed(0)} if takes_generator else {}
+        torch.manual_seed(0)  # of cw_linf's start
+        found.append(attack(members, x, y, threat_model=LINF, **random))
+    assert torch.allclose(found[0], found[1], atol=1e-6)
+    assert members[0].seen[:3] == [21, 11, 6]
+    assert len(members[0].seen) > 9
+    assert set(members[0].seen[3:]) <= {1, 2, 3}  # from then on it is known what fits
+    assert members[0].failed == 3
+
+
+@pytest.mark.parametrize("runs_out", [out_of_memory, cpu_out_of_memory])
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_may_run_out_in_either_pass_and_on_either_device(backward, runs_out):
+    x, y = samples(16)
+    for wrap in (lambda model: model, lambda model: lambda v: model(v), lambda model: functools.partial(model)):
+        model = Watched(0, 8, runs_out, backward)
+        found = pgd(wrap(model), x, y, LINF, steps=3, random_start=False, keep="last")
+        assert torch.equal(found, pgd(Watched(), x, y, LINF, steps=3, random_start=False, keep="last"))
+        assert model.failed in (1, 3)  # of a callable that may not be hashed nothing is remembered
+    assert model.failed == 3
+
+
+def test_what_fitted_is_forgotten_with_its_model():
+    x, y = samples(16)
+    gc.collect()
+    known = len(attacks._FITTED)
+    model = Watched(0, 4)
+    for _ in range(3):
+        fgsm(model, x, y, LINF)
+    assert model.failed == 2
+    assert len(attacks._FITTED) == known + 1
+    del model
+    gc.collect()
+    assert len(attacks._FITTED) == known
+
+
+def test_what_memory_does_not_explain_passes():
+    x, y = samples(16)
+    with pytest.raises(torch.OutOfMemoryError):  # a single sample is too much
+        fgsm(Watched(0, 0), x, y, LINF)
+
+    def broken():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    model = Watched(0, 8, broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        fgsm(model, x, y, LINF)
+    assert model.failed == 1
+
+
+def test_a_model_in_train_mode_sees_the_whole_batch_or_fails():
+    x, y = samples(16)
+    for train in (lambda model: model.train(), lambda model: model.network[0].train()):  # also of one module only
+        model = Watched(0, 8)
+        train(model)
+        with pytest.raises(torch.OutOfMemoryError):
+            pgd([Watched(1), model], x, y, LINF, keep="last")
+        with pytest.raises(torch.OutOfMemoryError), torch.no_grad():
+            logits_of(model, x)
+        assert model.seen == [16, 16]
 
 
 def test_members_are_attacked_by_their_exact_mean():
@@ -497,6 +688,7 @@ def test_bad_settings_are_refused():
         {"step_size": -1},
         {"restarts": 2, "random_start": False},
         {"restarts": 2, "keep": "last"},
+        {"restarts": 2, "keep": "first"},
         {"keep": "worst"},
         {"loss": "hinge"},
         {"average": "votes"},

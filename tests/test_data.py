@@ -199,6 +199,35 @@ def test_processes_share_the_very_batches_of_one(augment):
         assert torch.equal(torch.cat([x for _, x, _ in evaluated]), images.rows.float() / 255)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("augment", [augment for augment in AUGMENTATIONS if augment != "imagenet"])
+def test_a_gpu_makes_the_very_pixels_of_a_cpu(augment):
+    images = some_images(256)
+    there = images.to(torch.device("cuda"))
+    assert there.rows.is_cuda
+    settings = {"augment": augment, "image_size": 12, "seed": 3, "epoch": 1}
+    batches = [list(training_batches(each, 64, **settings)) for each in (images, there)]
+    assert len(batches[0]) == len(batches[1]) == 4
+    for (x, y), (x_there, y_there) in zip(*batches, strict=True):
+        assert x_there.is_cuda
+        assert torch.equal(x, x_there.cpu())
+        assert torch.equal(y, y_there.cpu())
+
+
+def test_images_that_are_decoded_when_asked_stay_where_they_are(tmp_path):
+    images = load_images(
+        folder_of(
+            tmp_path,
+            {"image": [picture(size=(i + 5, 8)) for i in range(4)], "label": [0] * 4},
+            {"image": datasets.Image(), "label": datasets.ClassLabel(names=["x"])},
+        ),
+        "train",
+    )
+    assert images.to(torch.device("meta")) is images
+    moved = some_images().to(torch.device("meta"))
+    assert (moved.rows.device.type, moved.labels.device.type, moved.classes) == ("meta", "meta", tuple("abcd"))
+
+
 def test_every_epoch_has_its_own_order_and_every_sample_comes_once():
     images = some_images(48)
     epochs = [

@@ -1,5 +1,6 @@
 import functools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -150,6 +151,37 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_answer(tmp_path):
     with pytest.raises(DataError, match="other samples"):
         evaluate(model, numbered(size=7), PGD, done=read_journal(journal))
     assert read_journal(tmp_path / "absent.jsonl") == []
+
+
+def test_the_bar_counts_images_and_outcomes_say_how_many_a_second(capsys):
+    model, data = network(0), numbered(6, 8)
+    parts = evaluate(model, data, PGD, progress="PGD", total=48)
+    shown = capsys.readouterr().err
+    assert "PGD" in shown
+    assert "/48" in shown
+    assert "img/s" in shown
+    found = join(parts)
+    assert found.images_per_second == pytest.approx(48 / sum(part.seconds for part in parts))
+    assert join([replace(part, seconds=0.0) for part in parts]).images_per_second == 480_000  # a journal rounds to 0
+
+
+def test_an_evaluation_does_not_hang_on_memory():
+    class Small(nn.Module):
+        def __init__(self, most):
+            super().__init__()
+            self.network, self.most = network(0).double(), most
+
+        def forward(self, x):
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.network(x.double())
+
+    for name in ("pgd3", "square20", "fgsm"):
+        attack = named_attack(name, ThreatModel(eps=2 / 255), 8)
+        whole, parts = (join(evaluate(Small(most), numbered(), attack)) for most in (8, 3))
+        assert torch.equal(whole.correct, parts.correct)
+        assert torch.allclose(whole.l2, parts.l2, atol=1e-5)
+        assert 0 < percent(whole.correct) < 100
 
 
 def test_judges_answer_what_is_crafted_on_another(tmp_path):

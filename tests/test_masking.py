@@ -3,19 +3,12 @@ import copy
 import pytest
 import torch
 from conftest import make_popup
+from published import StraightThrough, sorted_mask
 from torch.nn import functional
 
 from rst_hub import EdgePopup, Init, create_model
 from rst_hub.errors import ArchitectureError, SettingsError
 from rst_hub.masking import kept_count, top_k_mask
-
-
-def sorted_mask(scores, kept):
-    """Return the published masks: a stable ascending sort of all sizes, whose last ``kept`` stay."""
-    _, order = scores.abs().flatten().sort(stable=True)
-    mask = torch.zeros(scores.numel(), dtype=torch.bool)
-    mask[order[scores.numel() - kept :]] = True
-    return mask.view(scores.shape)
 
 
 def test_masks_equal_those_of_a_full_sort():
@@ -42,17 +35,20 @@ def test_memory_layout_changes_no_mask():
     assert torch.equal(top_k_mask(strided, 100), top_k_mask(scores, 100))
 
 
-def test_the_branch_without_a_host_question_agrees(monkeypatch):
-    # What runs on CUDA (kthvalue, ties counted on the device) has to give the same masks; here it runs on the CPU.
-    scores = (torch.randn(9, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * 4).round()
-    expected = top_k_mask(scores, 100)
+def test_the_branch_without_a_host_question_agrees():
+    # What runs on CUDA (topk, ties counted on the device) has to give the same masks; here it runs on the CPU.
+    scores = torch.randn(9, 8, 3, 3, generator=torch.Generator().manual_seed(0)) * 4
 
     class Elsewhere(torch.Tensor):
         @property
         def device(self):
             return torch.device("meta")
 
-    assert torch.equal(top_k_mask(scores.as_subclass(Elsewhere), 100).as_subclass(torch.Tensor), expected)
+    cases = [(values, kept) for values in (scores, scores.round()) for kept in (1, 100, 324, 325, 600, 648)]
+    for values, kept in cases:
+        there = top_k_mask(values.as_subclass(Elsewhere), kept).as_subclass(torch.Tensor)
+        assert torch.equal(there, sorted_mask(values, kept)), kept
+    assert len(cases) == 12
 
 
 def test_the_kept_count_is_the_published_one():
@@ -76,18 +72,6 @@ def test_the_model_holds_weight_times_mask_and_never_minus_zero():
         assert not torch.signbit(parameter[~mask]).any()
 
 
-class PublishedSubnet(torch.autograd.Function):
-    """The published formulation: sort every layer on every forward, pass the gradient straight through."""
-
-    @staticmethod
-    def forward(ctx, scores, ratio):
-        return sorted_mask(scores, kept_count(scores.numel(), ratio)).float()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
 @pytest.mark.parametrize("architecture", ["test_resnet", "test_vit"])
 def test_score_gradients_are_those_of_the_published_formulation(architecture):
     kwargs = {"img_size": 32} if architecture == "test_vit" else {}
@@ -96,7 +80,10 @@ def test_score_gradients_are_those_of_the_published_formulation(architecture):
     scores = {name: s.detach().double().requires_grad_() for name, s in popup.scores.items()}
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     y = torch.tensor([0, 1, 2, 3])
-    weights = {name: w.double() * PublishedSubnet.apply(scores[name].abs(), 0.3) for name, w in popup.weights.items()}
+    weights = {
+        name: w.double() * StraightThrough.apply(scores[name].abs(), kept_count(w.numel(), 0.3))
+        for name, w in popup.weights.items()
+    }
     logits = torch.func.functional_call(reference, weights, (x.double(),))
     functional.cross_entropy(logits, y).backward()
     popup.model.double()

@@ -95,8 +95,11 @@ def test_a_benchmark_writes_what_the_library_measures(tickets, tmp_path, capsys)
         assert row["accuracy"] == pytest.approx(percent(left.correct), abs=100 / 120)
         assert len(row["outcomes"]) == 120
         assert row["interval_95"][0] < row["accuracy"] < row["interval_95"][1]
-        assert row["attack"] == named_attack(row["attack"]["name"], EPS2, 32).described()
+        attack = named_attack(row["attack"]["name"], EPS2, 32).keeping("enough")  # whose outcomes are those of "best"
+        assert row["attack"] == attack.described()
+        assert row["seconds"] == pytest.approx(120 / row["images_per_second"], abs=0.06)
         assert f"{row['accuracy']:6.2f} %  {row['key']}" in shown
+        assert f"{row['images_per_second']:.1f}" in shown
     fgsm, pgd5, cw_l2, bandits = found["attacks"]
     assert fgsm["largest_linf_over_255"] == pytest.approx(2, abs=1e-3)
     assert cw_l2["median_l2_of_broken"] > 0
@@ -217,7 +220,7 @@ def test_a_folder_of_several_tickets_is_measured_as_an_r2s(tickets, switched):
     for row in found["attacks"]:
         attack = named_attack(row["attack"]["name"], EPS6, 32)
         if "-stopped-" in row["key"]:
-            attack = replace(attack, settings={**attack.settings, "keep": "first"})
+            attack = attack.keeping("first")
         assert row["attack"] == attack.described()
         left = join(evaluate(models[row["crafted_on"]], digits(30, 30), attack, judges=judges))
         each = torch.stack([right(row, name) for name in (*TWO, "their ensemble")])

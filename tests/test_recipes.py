@@ -1,4 +1,6 @@
+import collections
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -9,13 +11,17 @@ import time
 from pathlib import Path
 
 import loop
+import published
 import pytest
 import run as run_module
 import search as search_recipe
 import settings
 import torch
 from accelerate import Accelerator
-from conftest import ENVIRONMENT, ROOT, launch, run_recipe
+from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs
+from conftest import ENVIRONMENT, ROOT, launch, make_popup, run_recipe
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rst_hub
 from rst_hub.errors import RstHubError, SettingsError
@@ -142,6 +148,169 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
         parse("--config", tmp_path / "absent.toml")
 
 
+# One step, beside the published formulation
+
+ATTACKS = {
+    "pgd": settings.SearchSettings(attack="pgd", steps=3),
+    "fgsm-rs": settings.SearchSettings(attack="fgsm-rs"),
+    "none": settings.SearchSettings(attack="none"),
+}
+
+
+@pytest.fixture
+def _own_precision():
+    """Let a test choose accelerate's precision, of which a process has one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def random_batches(count=4, device="cpu"):
+    """Return batches of eight random images."""
+    noise = torch.Generator().manual_seed(0)
+    pairs = [
+        (torch.rand(8, 3, 32, 32, generator=noise), torch.randint(10, (8,), generator=noise)) for _ in range(count)
+    ]
+    return [(x.to(device), y.to(device)) for x, y in pairs]
+
+
+def searcher(popup, attack, precision="fp32", backend=None):
+    """Return what takes a search step on a batch, by the recipes' loop."""
+    device = next(popup.model.parameters()).device
+    switch = AutocastKwargs(enabled=precision == "bf16")
+    accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[switch], cpu=device.type == "cpu")
+    network = rst_hub.PixelModel(popup.model)
+    if backend:
+        network.compile(backend=backend)
+    network = accelerator.prepare_model(network).train()
+    optimizer = accelerator.prepare_optimizer(loop.make_optimizer(ATTACKS[attack], popup.scores))
+    attacked = loop.make_attack(ATTACKS[attack], torch.Generator(device).manual_seed(0))
+    if backend:
+        attacked = functools.partial(loop._with_frozen_weights, attacked)
+    learner = loop.Learner(popup.model, popup.scores, popup.collect_gradients, popup.apply)
+    return functools.partial(loop.step, accelerator, learner, network, optimizer, attacked)
+
+
+def published_scores(popup, attack):
+    """Return the scores after the published formulation's steps, from those of ``popup``, and its buffers."""
+    chosen = ATTACKS[attack]
+    network = published.Published(rst_hub.PixelModel(popup.model), popup).train()
+    optimizer = loop.make_optimizer(chosen, network.scores)
+    steps, size = (chosen.steps, 2 / 255) if attack == "pgd" else (1, 10 / 255)
+    noise = torch.Generator().manual_seed(0)
+    for x, y in random_batches():
+        x_adv = published.attacked(network, x, y, rst_hub.ThreatModel(), steps=steps, step_size=size, generator=noise)
+        published.step(network, optimizer, x_adv, y)
+    return {name.removeprefix("model."): scores for name, scores in network.scores.items()}, dict(
+        network.network.model.named_buffers()
+    )
+
+
+@pytest.mark.usefixtures("_own_precision")
+@pytest.mark.parametrize("attack", ["pgd", "fgsm-rs"])
+def test_a_search_is_the_published_one_bit_for_bit(attack):
+    popup = make_popup()
+    before, (expected, buffers) = popup.masks(), published_scores(popup, attack)
+    take = searcher(popup, attack)
+    for x, y in random_batches():
+        take(x, y)
+    assert len(expected) > 10
+    for name, scores in popup.scores.items():
+        assert torch.equal(scores, expected[name]), name
+        kept = int(before[name].sum())
+        assert torch.equal(popup.masks()[name], published.sorted_mask(expected[name], kept)), name
+    assert any(not torch.equal(mask, before[name]) for name, mask in popup.masks().items())
+    assert len(buffers) > 20
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in popup.model.named_buffers())
+
+
+@pytest.mark.usefixtures("_own_precision")
+def test_channels_last_changes_hardly_a_mask():
+    reference = make_popup()
+    before, (expected, _) = reference.masks(), published_scores(reference, "fgsm-rs")
+    popup = rst_hub.EdgePopup(make_popup().model.to(memory_format=torch.channels_last), rst_hub.Init(0), 0.1)
+    take = searcher(popup, "fgsm-rs")
+    for x, y in random_batches():
+        take(x.to(memory_format=torch.channels_last), y)
+    flags = {
+        name: (mask, published.sorted_mask(expected[name], int(mask.sum()))) for name, mask in popup.masks().items()
+    }
+    moved = sum(int((mask != before[name]).sum()) for name, (mask, _) in flags.items())
+    differ = sum(int((mask != other).sum()) for mask, other in flags.values())
+    assert moved > 1000
+    assert differ < 0.01 * moved  # of additions in another order
+
+
+@pytest.mark.usefixtures("_own_precision")
+@pytest.mark.parametrize(("architecture", "tolerance"), [("test_vit", 0.02), ("test_resnet", 0.4)])
+def test_bf16_moves_the_scores_nearly_as_fp32_does(architecture, tolerance):
+    # Batch norm divides by what varies within a batch, and magnifies the rounding of the weights and maps before it.
+    moves = []
+    for precision in ("fp32", "bf16"):
+        popup = make_popup(architecture, **({"img_size": 32} if architecture == "test_vit" else {}))
+        before = torch.cat([scores.detach().flatten() for scores in popup.scores.values()])
+        searcher(popup, "none", precision)(*random_batches(1)[0])
+        moves.append(torch.cat([scores.detach().flatten() for scores in popup.scores.values()]) - before)
+    assert 0 < float((moves[0] - moves[1]).norm()) < tolerance * float(moves[0].norm())
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts to bf16 by the shape of what is cast."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and kwargs["dtype"] == torch.bfloat16:
+            self.count[tuple(args[0].shape)] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.usefixtures("_own_precision")
+def test_bf16_casts_a_weight_once_a_step():
+    popup = make_popup()
+    take = searcher(popup, "pgd", "bf16")
+    ((x, y),) = random_batches(1)
+    with Casts() as casts:
+        take(x, y)
+    weights = collections.Counter(tuple(scores.shape) for scores in popup.scores.values())
+    assert len(weights) > 5
+    assert {shape: casts.count[shape] for shape in weights} == dict(weights)
+
+
+@pytest.mark.usefixtures("_own_precision")
+@pytest.mark.slow
+def test_a_compiled_network_takes_the_same_steps():
+    plain, compiled = make_popup(), make_popup()
+    names = list(compiled.model.state_dict())
+    steps = searcher(plain, "pgd"), searcher(compiled, "pgd", backend="aot_eager")  # inductor adds in another order
+    for x, y in random_batches(3):
+        assert torch.equal(*(take(x, y) for take in steps))
+    assert list(compiled.model.state_dict()) == names
+    assert all(torch.equal(plain.scores[name], compiled.scores[name]) for name in plain.scores)
+    assert all(parameter.requires_grad for parameter in compiled.parameters.values())
+
+
+@pytest.mark.usefixtures("_own_precision")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_step_waits_for_the_gpu(precision):
+    model = make_popup().model.to("cuda", memory_format=torch.channels_last)
+    popup = rst_hub.EdgePopup(model, rst_hub.Init(0), 0.1)
+    take = searcher(popup, "pgd", precision)
+    (x, y), *others = [(x.to(memory_format=torch.channels_last), y) for x, y in random_batches(3, "cuda")]
+    take(x, y)  # the first step allocates
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for x, y in others:
+            take(x, y)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for name, mask in popup.masks().items():
+        assert torch.equal(mask.cpu(), published.sorted_mask(popup.scores[name].cpu(), int(mask.sum()))), name
+
+
 # Searches, in processes of their own
 
 
@@ -178,8 +347,6 @@ def test_a_search_ends_with_a_ticket_and_its_numbers(search):
 
 
 def test_the_numbers_come_again_from_the_saved_ticket(search):
-    import functools
-
     from rst_hub.data import evaluation_batches, load_images, permutation
 
     folder, _ = search
@@ -231,6 +398,17 @@ def test_bad_input_is_one_line_before_anything_is_written(tmp_path, image_folder
     assert process.stderr.startswith("error: ")
     assert cases[0][1] in process.stderr
     assert process.stderr.count("\n") == 1
+
+
+def test_a_setting_that_is_newer_than_a_run_had_its_default(search, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(search[0], folder)
+    content = json.loads((folder / "settings.json").read_text())
+    assert content["settings"].pop("compile") is False
+    (folder / "settings.json").write_text(json.dumps(content))
+    again = (*SMALL, "--epochs", "3", "--output", folder, "--resume")
+    assert "so this search has ended" in refusal(*again)
+    assert "compile was False, is True" in refusal(*again, "--compile")
 
 
 def test_a_search_that_diverges_says_so_and_draws_nothing(tmp_path):

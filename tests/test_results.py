@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from ticket_results import network, put, result, section, text_of, transfer
 
@@ -199,6 +201,11 @@ def test_a_resumed_result_takes_the_place_of_its_former_self(folder, tmp_path):
     write_card(folder, [more])
     assert list(read_results(folder)) == ["ticket-r0.1-cifar10-Linf-n1000.json"]
     assert (folder / "results" / "ticket-r0.1-cifar10-Linf-n1000.json").read_bytes() == more.read_bytes()
+    for row in (again := json.loads(more.read_text()))["attacks"]:
+        row["attack"] |= {"keep": "enough"} if "keep" in row["attack"] else {}
+    write_card(folder, [put(tmp_path / "d.json", again)])  # the same outcomes, found with less work
+    assert list(read_results(folder)) == ["ticket-r0.1-cifar10-Linf-n1000.json"]
+    write_card(folder, [put(tmp_path / "e.json", json.loads(more.read_text()))])
     write_card(folder, [other])
     assert len(read_results(folder)) == 2
     own = section(text_of(folder), "Ticket r0.1")

@@ -95,6 +95,13 @@ def test_an_r2s_is_measured_by_five_different_attacks_in_either_norm(norm):
     assert len({str({**attack.described(), "name": ""}) for attack in attacks}) == 5
 
 
+def test_what_an_attack_keeps_can_be_changed_where_it_keeps_anything():
+    pgd20, fgsm_ = named_attack("pgd20", EPS8, 32), named_attack("fgsm", EPS8, 32)
+    assert pgd20.keeping("enough").described() == {**pgd20.described(), "keep": "enough"}
+    assert pgd20.described()["keep"] == "best"
+    assert fgsm_.keeping("enough") is fgsm_
+
+
 def test_cw_linf_is_for_linf():
     with pytest.raises(SettingsError, match="give margin100 instead"):
         named_attack("cw_linf", ThreatModel("L2", 0.5), 32)
