@@ -159,10 +159,13 @@ ATTACKS = {
 
 @pytest.fixture
 def _own_precision():
-    """Let a test choose accelerate's precision, of which a process has one."""
+    """Let a test choose accelerate's precision, of which a process has one, and add in one thread's order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two may change the sign of a gradient under attack, and so on from step to step
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(threads)
 
 
 def random_batches(count=4, device="cpu"):
