@@ -2,7 +2,8 @@
 
     python benchmarks/integrity.py
 
-The digest is timed again behind each load that it is compared with: CPU time of one thread, medians.
+The digest is timed again behind each load, of the bits that the load takes it of: CPU time of one thread, medians.
+The exit status is 1 if the checks take a tenth of a load or more.
 """
 
 import statistics
@@ -46,11 +47,15 @@ def measured(folder: Path) -> tuple[float, float, float]:
             spent = {"read": 0.0}
             ticket._read_checked = timed(read, "read", spent)
             begun = time.process_time()
-            tensors = from_pretrained(folder).state_dict()
+            from_pretrained(folder)
             load = time.process_time() - begun
-            made = Ticket.load(folder).seeded
+            loaded = Ticket.load(folder)
+            made = {
+                name: loaded.init.masked(spec, loaded.masks.packed(name)) if spec.masked else loaded.init.tensor(spec)
+                for name, spec in loaded.seeded.items()
+            }
             begun = time.process_time()
-            ticket.weights_digest(tensors, made)
+            loaded.check_weights(made.__getitem__)
             loads.append((load, spent["read"], time.process_time() - begun))
     finally:
         ticket._read_checked = read

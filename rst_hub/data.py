@@ -177,9 +177,7 @@ def training_batches(
     device, steps = images.labels.device, range(skip, len(images) // batch_size)
     order = permutation("order", seed, epoch, len(images)).to(device)
     draws: Iterable[torch.Tensor] = (_draws(seed, epoch, step, batch_size, shard) for step in steps)
-    if isinstance(
-        images.rows, torch.Tensor
-    ):  # all that an epoch needs goes to the device at once, before its first step
+    if isinstance(images.rows, torch.Tensor):  # all of an epoch's at once: a copy in every step would make a GPU wait
         draws = torch.stack(list(draws)).to(device) if steps else ()
     for step, drawn in zip(steps, draws, strict=True):
         indices = order[step * batch_size : (step + 1) * batch_size][rank::processes]

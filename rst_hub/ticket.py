@@ -13,7 +13,7 @@ before anything of the claimed size is allocated.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -46,7 +46,7 @@ from .models import (
     state_layout,
 )
 from .roles import maskable_weights
-from .weights import Init, SeededTensor
+from .weights import Init, SeededTensor, Ternary
 
 _MAX_HEADER_BYTES = 4 * 2**20
 _BLOCK_ROWS, _ROW_WORDS = 32, 512
@@ -155,17 +155,18 @@ class Ticket:
         """
         tensors = {name: tensor.clone() for name, tensor in self.state.items()}
 
-        def made(name: str) -> torch.Tensor:
+        def made(name: str) -> torch.Tensor | Ternary:
             spec = self.seeded[name]
             values = self.init.masked(spec, self.masks.packed(name)) if spec.masked else self.init.tensor(spec)
-            return tensors.setdefault(name, values)
+            tensors[name] = values.tensor() if isinstance(values, Ternary) else values
+            return values
 
         self.check_weights(made)
         return tensors
 
-    def check_weights(self, made: Callable[[str], torch.Tensor]) -> None:
+    def check_weights(self, made: Callable[[str], torch.Tensor | Ternary]) -> None:
         """Raise TicketError unless ``made`` gives, by name, the masked weights and tables that were drawn."""
-        found = _digest_of_weights((name, made(name)) for name in sorted(self.seeded))
+        found = _digest_of_weights(made, self.seeded)
         if found != self.weights_digest:
             raise TicketError(
                 f"ticket {self.name}: the weights made from seed {self.init.seed} have the digest {found}, those "
@@ -215,7 +216,9 @@ class Ticket:
         Nor may a weight that roles.py masks be stored as it is: nothing but its random weights makes a ticket.
         """
         self.check_counts()
-        whole = sorted({weight.name for weight in maskable_weights(self.model())} - set(self.masks))
+        model = self.model()
+        self.check_weights(model.state_dict().__getitem__)  # a load compares the bits that it makes these values of
+        whole = sorted({weight.name for weight in maskable_weights(model)} - set(self.masks))
         if whole:
             raise TicketError(
                 f"its weights {whole[:3]} are stored whole or unmasked, so it is no random network's ticket"
@@ -290,29 +293,44 @@ def digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> str:
     return sha.hexdigest()
 
 
-def weights_digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> str:
-    """Return the SHA-256, in hex, of the named tensors' names, dtypes, shapes and sums of their bytes, in sorted order.
+def weights_digest(tensors: Mapping[str, torch.Tensor], seeded: Mapping[str, SeededTensor]) -> str:
+    """Return the SHA-256, in hex, of what the tensors are that ``seeded`` describes, in the order of their names.
 
-    A tensor's bytes are read as little-endian 64-bit integers in blocks of 32 rows of 512. Each block gives the sums of
-    its columns, each row its sum, modulo 2**64; bytes that fill no block stand for themselves. That takes a fifth of
-    the time of hashing every byte, and no mistake in making weights escapes it but one that cancels out in rows and
-    columns at once. Forgers could write any digest anyway: edited files are for SHA-256 to find.
+    A masked weight that is +scale, -scale or +0.0 everywhere (:class:`rst_hub.weights.Ternary`) counts as its name,
+    shape, scale and two bits a weight: first those of +scale, then those of -scale. They say all of it in a sixteenth
+    of its bytes. Any other tensor counts as its name, dtype, shape and sums of its bytes: they are read as
+    little-endian 64-bit integers in blocks of 32 rows of 512; each block gives the sums of its columns, each row its
+    sum, modulo 2**64, and bytes that fill no block stand for themselves. That takes a fifth of the time of hashing
+    every byte, and no mistake in making weights escapes it but one that cancels out in rows and columns at once.
+    Forgers could write any digest anyway: edited files are for SHA-256 to find.
     """
-    return _digest_of_weights((name, tensors[name]) for name in sorted(names))
+    return _digest_of_weights(tensors.__getitem__, seeded)
 
 
-def _digest_of_weights(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+def _digest_of_weights(made: Callable[[str], torch.Tensor | Ternary], seeded: Mapping[str, SeededTensor]) -> str:
     sha = hashlib.sha256()
-    for name, value in tensors:
-        tensor = value.detach().cpu().contiguous()
-        sha.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        flat = tensor.reshape(-1).view(torch.uint8)
-        whole = flat.numel() - flat.numel() % (8 * _BLOCK_ROWS * _ROW_WORDS)
-        blocks = flat[:whole].view(torch.int64).view(-1, _BLOCK_ROWS, _ROW_WORDS)
-        sums = [(part.sum(1), part.sum(2)) for part in blocks.split(8)]  # so few that the second sum finds them cached
-        for part in (*(columns for columns, _ in sums), *(rows for _, rows in sums), flat[whole:]):
-            sha.update(part.contiguous().numpy().data)
+    for name, spec in sorted(seeded.items()):
+        values = made(name)
+        bits = Ternary.of(values, spec.scale) if spec.masked and isinstance(values, torch.Tensor) else None
+        for part in _counted(name, values if bits is None else bits):
+            sha.update(part)
     return sha.hexdigest()
+
+
+def _counted(name: str, values: torch.Tensor | Ternary) -> Iterator[Any]:
+    """Give what :func:`weights_digest` takes of a tensor."""
+    if isinstance(values, Ternary):
+        yield f"{name}\0ternary\0{values.shape}\0{values.scale!r}\0".encode()
+        yield from (values.plus.data, values.minus.data)
+        return
+    tensor = values.detach().cpu().contiguous()
+    yield f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
+    flat = tensor.reshape(-1).view(torch.uint8)
+    whole = flat.numel() - flat.numel() % (8 * _BLOCK_ROWS * _ROW_WORDS)
+    blocks = flat[:whole].view(torch.int64).view(-1, _BLOCK_ROWS, _ROW_WORDS)
+    sums = [(part.sum(1), part.sum(2)) for part in blocks.split(8)]  # so few that the second sum finds them cached
+    for part in (*(columns for columns, _ in sums), *(rows for _, rows in sums), flat[whole:]):
+        yield part.contiguous().numpy().data
 
 
 def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:

@@ -73,41 +73,77 @@ class Init:
         if not spec.masked:
             return normal("table", self.seed, spec.name, spec.shape, spec.scale)
         if self.distribution == "signed_kaiming_constant":
-            return signed_constant("weight", self.seed, spec.name, spec.shape, spec.scale)
+            return self._signed_constant(spec).tensor()
         draw = uniform if self.distribution == "kaiming_uniform" else normal
         return draw("weight", self.seed, spec.name, spec.shape, spec.scale)
 
-    def masked(self, spec: SeededTensor, packed: np.ndarray) -> torch.Tensor:
-        """Return :meth:`tensor` where a mask's packed bits (:mod:`rst_hub.bits`) are 1, and +0.0 where they are 0."""
+    def masked(self, spec: SeededTensor, packed: np.ndarray) -> "torch.Tensor | Ternary":
+        """Return :meth:`tensor` where a mask's packed bits (:mod:`rst_hub.bits`) are 1, and +0.0 where they are 0.
+
+        What has one size is not made a tensor yet: its bits are all that a digest has to see.
+        """
         if self.distribution == "signed_kaiming_constant":
-            return signed_constant("weight", self.seed, spec.name, spec.shape, spec.scale, packed)
+            return self._signed_constant(spec, packed)
         values = self.tensor(spec)
         mask = torch.from_numpy(np.unpackbits(packed, count=values.numel(), bitorder="little").view(np.bool_))
         return values.where(mask.view(spec.shape), torch.zeros(()))
 
+    def _signed_constant(self, spec: SeededTensor, packed: np.ndarray | None = None) -> "Ternary":
+        """Return +scale or -scale by one random bit a weight, and 0 where a packed mask has 0."""
+        count = math.prod(spec.shape)
+        signs = random_bytes("weight", self.seed, spec.name, (count + 7) // 8)
+        kept = np.packbits(np.ones(count, np.bool_), bitorder="little") if packed is None else packed
+        return Ternary(spec.shape, spec.scale, signs & kept, ~signs & kept)
 
-def signed_constant(
-    purpose: str, seed: int, name: str, shape: Sequence[int], scale: float, packed: np.ndarray | None = None
-) -> torch.Tensor:
-    """Return float32 values of ``shape``, each +scale or -scale by one random bit; +0.0 where a packed mask has 0."""
-    count = math.prod(shape)
-    octets = random_bytes(purpose, seed, name, (count + 7) // 8)
-    kept = np.full_like(octets, 255) if packed is None else packed
-    # torch's memory: numpy asks for huge pages, which often takes longer than to fill small ones
-    values = torch.empty(len(octets) * 8) if count % 8 else torch.empty(count)
-    rows = values.numpy().reshape(-1, 8)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):  # so few that all of it stays in the cache
-        part = slice(start, start + _ROWS_AT_ONCE)
-        np.take(_signs(), octets[part] | kept[part].astype(np.uint16) << 8, axis=0, out=rows[part], mode="clip")
-        rows[part] *= np.float32(scale)
-    return values[:count].clone().view(*shape) if count % 8 else values.view(*shape)
+
+@dataclass(frozen=True, eq=False)
+class Ternary:
+    """A float32 tensor of +scale, -scale and +0.0: the bits of either sign, uint8 (size / 8, rounded up) as a mask's.
+
+    The bits are in row-major order, the first of eight in the lowest bit of its byte, the padding 0.
+    """
+
+    shape: tuple[int, ...]
+    scale: float
+    plus: np.ndarray
+    minus: np.ndarray
+
+    @classmethod
+    def of(cls, values: torch.Tensor, scale: float) -> "Ternary | None":
+        """Return a tensor as such bits; None if any value of it is another, -0.0 among them."""
+        if values.dtype != torch.float32:
+            return None
+        patterns = values.detach().cpu().contiguous().view(torch.int32).reshape(-1).numpy()
+        up = np.float32(scale).view(np.int32)
+        plus, minus = np.empty((2, (patterns.size + 7) // 8), np.uint8)
+        for start in range(0, patterns.size, 8 * _ROWS_AT_ONCE):
+            part = patterns[start : start + 8 * _ROWS_AT_ONCE]
+            signs = part == up, part == np.bitwise_or(up, np.int32(-(2**31)))
+            if np.count_nonzero(part) != sum(np.count_nonzero(sign) for sign in signs):
+                return None
+            for bits, sign in zip((plus, minus), signs, strict=True):
+                bits[start // 8 : (start + part.size + 7) // 8] = np.packbits(sign, bitorder="little")
+        return cls(tuple(values.shape), scale, plus, minus)
+
+    def tensor(self) -> torch.Tensor:
+        """Return the values, contiguous, on the CPU."""
+        count = math.prod(self.shape)
+        # torch's memory: numpy asks for huge pages, which often takes longer than to fill small ones
+        values = torch.empty(len(self.plus) * 8) if count % 8 else torch.empty(count)
+        rows = values.numpy().reshape(-1, 8)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):  # so few that all of it stays in the cache
+            part = slice(start, start + _ROWS_AT_ONCE)
+            indices = self.plus[part] | self.minus[part].astype(np.uint16) << 8
+            np.take(_signs(), indices, axis=0, out=rows[part], mode="clip")
+            rows[part] *= np.float32(self.scale)
+        return values[:count].clone().view(*self.shape) if count % 8 else values.view(*self.shape)
 
 
 @lru_cache(maxsize=1)
 def _signs() -> np.ndarray:
-    """Return eight values of -1, 0 or 1, float32 (65536, 8): an index has the signs' bits, above them the mask's."""
+    """Return eight values of -1, 0 or 1, float32 (65536, 8): an index has the bits of 1, above them those of -1."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32)
-    return (bits[:, None] * (2 * bits - 1)).reshape(65536, 8) + np.float32(0)
+    return (bits - bits[:, None]).reshape(65536, 8)
 
 
 def uniform(purpose: str, seed: int, name: str, shape: Sequence[int], bound: float) -> torch.Tensor:

@@ -103,17 +103,18 @@ class Folder:
     def redraw(self):
         """Count the kept weights, make the weights, and write down their digest."""
         init = Init(self.config["rst"]["init"]["seed"], self.config["rst"]["init"]["distribution"])
-        made = {}
+        made, specs = {}, {}
         self.entry["kept"] = 0
         for name, (shape, scale) in self.seeded.items():
             masked = f"mask.{name}" in self.tensors
+            specs[name] = SeededTensor(name, tuple(shape), float(scale), masked)
             with np.errstate(all="ignore"):
-                made[name] = init.tensor(SeededTensor(name, tuple(shape), float(scale), masked))
+                made[name] = init.tensor(specs[name])
             if masked:
                 mask = self.decoded(name)
                 made[name] = made[name].where(mask.view(made[name].shape), torch.zeros(()))
                 self.entry["kept"] += int(mask.sum())
-        self.entry["weights_digest"] = getattr(ticket_module, "weights_digest", ticket_module.digest)(made, made)
+        self.entry["weights_digest"] = ticket_module.weights_digest(made, specs)
 
     def decoded(self, name):
         """Return one of the masks, flat."""

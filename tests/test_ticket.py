@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -17,7 +18,7 @@ from rst_hub.bits import encode_mask
 from rst_hub.config import config_digest
 from rst_hub.errors import ArchitectureError, SettingsError, TicketError
 from rst_hub.ticket import digest, weights_digest
-from rst_hub.weights import DISTRIBUTIONS
+from rst_hub.weights import DISTRIBUTIONS, SeededTensor, Ternary
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_DIGESTS = {
@@ -434,14 +435,22 @@ def test_golden_tickets_load_for_ever():
     assert loaded == 3
 
 
-def test_the_weights_digest_sees_every_change_and_nothing_else():
+@pytest.mark.parametrize(
+    ("masked", "expected"),
+    [
+        (True, "1c13154fd539dd19d812d29d1921febd6a168dc609628a237de867462436375e"),
+        (False, "403c73eb63c82a26d8f5e959b38521bc3b57307666e2fbf71e776f72ef89f510"),
+    ],
+)
+def test_the_weights_digest_sees_every_change_and_nothing_else(masked, expected):
     def of(tensor, name="w"):
-        return weights_digest({name: tensor, "other": torch.zeros(3)}, [name])
+        spec = SeededTensor(name, tuple(tensor.shape), 0.25, masked)
+        return weights_digest({name: tensor, "other": torch.zeros(3)}, {name: spec})
 
     signs = torch.arange(70_000) % 7 % 2  # more than two blocks of 32 x 512 words of 8 bytes, and a rest
     weights = (signs.float() * 2 - 1) * 0.25
     whole = of(weights)
-    assert whole == "403c73eb63c82a26d8f5e959b38521bc3b57307666e2fbf71e776f72ef89f510"  # part of the format
+    assert whole == expected  # part of the format
     assert of(weights.view(7, 10_000).t().contiguous().t().reshape(-1)) == whole
     changed = 0
     for position in (0, 1, 1023, 1024, 32_767, 32_768, 65_535, 65_536, 69_999):
@@ -451,13 +460,33 @@ def test_the_weights_digest_sees_every_change_and_nothing_else():
             assert of(other) != whole
             changed += 1
     for one, two in ((0, 1), (0, 1024), (3, 32_768), (1024, 40_000), (65_536, 65_537), (5, 69_999)):
-        other = weights.clone()
-        other[one], other[two] = 0.5, -0.5
-        swapped = other.clone()
-        swapped[one], swapped[two] = -0.5, 0.5
-        assert of(swapped) != of(other)
-        changed += 1
-    assert changed == 33
+        for value in (0.25, 0.5):
+            other = weights.clone()
+            other[one], other[two] = value, -value
+            swapped = other.clone()
+            swapped[one], swapped[two] = -value, value
+            assert of(swapped) != of(other)
+            changed += 1
+    assert changed == 39
     assert of(weights.view(700, 100)) != whole
     assert of(weights, "v") != whole
     assert of(weights.double()) != whole
+
+
+def test_the_digest_is_of_the_values_though_a_load_takes_it_of_their_bits():
+    ticket = Ticket.draw(make_popup("test_resnet", Init(0), 0.3))
+    state, sha = ticket.state_dict(), hashlib.sha256()
+    for name, spec in sorted(ticket.seeded.items()):
+        assert set(state[name].unique().tolist()) == {-spec.scale, 0.0, spec.scale}
+        sha.update(f"{name}\0ternary\0{spec.shape}\0{spec.scale!r}\0".encode())
+        for sign in (state[name] > 0, state[name] < 0):
+            sha.update(np.packbits(sign.reshape(-1).numpy(), bitorder="little").tobytes())
+    assert sha.hexdigest() == ticket.weights_digest == weights_digest(state, ticket.seeded)
+
+
+def test_verify_sees_values_that_are_not_what_their_bits_say(monkeypatch):
+    ticket = Ticket.draw(make_popup("test_resnet", Init(0), 0.3))
+    made = Ternary.tensor
+    monkeypatch.setattr(Ternary, "tensor", lambda bits: made(bits).neg())
+    with pytest.raises(TicketError, match="was drawn with"):
+        ticket.verify()

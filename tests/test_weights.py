@@ -11,7 +11,7 @@ from conftest import ENVIRONMENT
 
 from rst_hub import Init
 from rst_hub.errors import SettingsError
-from rst_hub.weights import DISTRIBUTIONS, SeededTensor, normal_quantiles, random_bytes
+from rst_hub.weights import DISTRIBUTIONS, SeededTensor, Ternary, normal_quantiles, random_bytes
 
 SHAPE = (64, 31, 3, 3)
 DIGESTS = {
@@ -169,9 +169,41 @@ def test_masked_values_are_the_values_times_the_mask_and_never_minus_zero(distri
         spec = SeededTensor("w", shape, 0.1, True)
         mask = torch.from_numpy(np.random.default_rng(0).random(shape) < 0.3)
         packed = np.packbits(mask.reshape(-1).numpy(), bitorder="little")
-        values = init.masked(spec, packed)
+        made = init.masked(spec, packed)
+        values = made.tensor() if isinstance(made, Ternary) else made
         expected = init.tensor(spec).where(mask, torch.zeros(()))
         assert torch.equal(values.view(torch.int32), expected.view(torch.int32))
         assert values.untyped_storage().nbytes() == values.nbytes  # nothing more is pickled
         compared += 1
     assert compared == 5
+
+
+def test_bits_of_three_values_are_taken_from_a_tensor_and_make_it_again():
+    init, compared = Init(3), 0
+    for shape in ((1,), (7,), (64, 9, 3, 3), (131, 1009)):
+        spec = SeededTensor("w", shape, 0.1, True)
+        mask = np.random.default_rng(0).random(shape) < 0.3
+        made = init.masked(spec, np.packbits(mask.reshape(-1), bitorder="little"))
+        found = Ternary.of(made.tensor(), 0.1)
+        assert np.array_equal(found.plus, made.plus)
+        assert np.array_equal(found.minus, made.minus)
+        assert (found.shape, found.scale) == (made.shape, made.scale) == (shape, 0.1)
+        assert torch.equal(found.tensor().view(torch.int32), made.tensor().view(torch.int32))
+        compared += 1
+    assert compared == 4
+
+
+def test_a_tensor_of_other_values_has_no_such_bits():
+    weights = torch.zeros(70_000)
+    weights[::3], weights[1::3] = 0.1, -0.1
+    assert Ternary.of(weights, 0.1) is not None
+    refused = 0
+    for position in (0, 65_535, 65_536, 69_999):
+        for odd in (0.2, -0.0, float("nan"), float("inf"), 1e-45, float(np.nextafter(np.float32(0.1), 1))):
+            other = weights.clone()
+            other[position] = odd
+            assert Ternary.of(other, 0.1) is None
+            refused += 1
+    assert refused == 24
+    assert Ternary.of(weights.double(), 0.1) is None
+    assert Ternary.of(weights, 0.2) is None
