@@ -173,10 +173,8 @@ def _rice_decode(code: bytes, parameter: int, kept: int, size: int) -> np.ndarra
         raise TicketError(f"mask of {size} bits: the padding behind its Rice code is not zero")
     # Before the i-th one (from 0) are i ones and i + 1 gaps, in whose unary code that one is bit ends[i]; so it is at
     # (ends[i] - i) * 2**parameter + the remainders up to its own + i. In place, as new memory costs more than sums.
-    steps = _rice_remainders(code[len(code) - tail :], parameter, kept)
-    steps[1:] -= (1 << parameter) - 1
     indices = np.left_shift(ends, parameter, out=ends)
-    indices += np.cumsum(steps, out=steps)
+    indices += _rice_sums(code[len(code) - tail :], parameter, kept)
     if kept and indices[-1] >= size:
         raise TicketError(f"mask of {size} bits: its Rice code reaches bit {indices[-1]}")
     flat = np.zeros(size, np.bool_)
@@ -184,16 +182,27 @@ def _rice_decode(code: bytes, parameter: int, kept: int, size: int) -> np.ndarra
     return np.packbits(flat, bitorder="little")
 
 
-def _rice_remainders(code: bytes, parameter: int, kept: int) -> np.ndarray:
-    """Return the remainders, int64 (kept,): eight of them take as many bytes as each has bits."""
+def _rice_sums(code: bytes, parameter: int, kept: int) -> np.ndarray:
+    """Return the sum of the remainders up to each, less 2**parameter - 1 for each before it, int64 (kept,).
+
+    Eight remainders take as many bytes as each has bits. Sums are taken within all eights at once, then over them: to
+    add one after the other takes twice the time.
+    """
     rows = np.zeros((math.ceil(kept / 8), parameter), np.uint8)
     rows.reshape(-1)[: len(code)] = np.frombuffer(code, np.uint8)
-    found = np.empty((len(rows), 8), np.int64)
+    columns, largest = np.ascontiguousarray(rows.T), (1 << parameter) - 1
+    sums = np.empty((8, len(rows)), np.int64)
     for position in range(8):
         first, shift = divmod(position * parameter, 8)
         last = (position * parameter + parameter - 1) // 8
-        word: np.ndarray = rows[:, first]
+        word: np.ndarray = columns[first]
         for column in range(first + 1, last + 1):
-            word = word | rows[:, column].astype(np.uint32) << 8 * (column - first)
-        found[:, position] = word >> shift & (1 << parameter) - 1
-    return found.reshape(-1)[:kept]
+            word = word | columns[column].astype(np.uint32) << 8 * (column - first)
+        sums[position] = word >> shift & largest
+    sums -= largest
+    for position in range(1, 8):
+        sums[position] += sums[position - 1]
+    sums[:, 1:] += np.cumsum(sums[7, :-1])
+    found = sums.T.reshape(-1)[:kept]
+    found += largest
+    return found

@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import safetensors.torch
 import torch
@@ -49,7 +50,7 @@ from .roles import maskable_weights
 from .weights import Init, SeededTensor, Ternary
 
 _MAX_HEADER_BYTES = 4 * 2**20
-_BLOCK_ROWS, _ROW_WORDS = 32, 512
+_BLOCK_ROWS, _CACHED = 32, 2**20
 _DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -297,12 +298,14 @@ def weights_digest(tensors: Mapping[str, torch.Tensor], seeded: Mapping[str, See
     """Return the SHA-256, in hex, of what the tensors are that ``seeded`` describes, in the order of their names.
 
     A masked weight that is +scale, -scale or +0.0 everywhere (:class:`rst_hub.weights.Ternary`) counts as its name,
-    shape, scale and two bits a weight: first those of +scale, then those of -scale. They say all of it in a sixteenth
-    of its bytes. Any other tensor counts as its name, dtype, shape and sums of its bytes: they are read as
-    little-endian 64-bit integers in blocks of 32 rows of 512; each block gives the sums of its columns, each row its
-    sum, modulo 2**64, and bytes that fill no block stand for themselves. That takes a fifth of the time of hashing
-    every byte, and no mistake in making weights escapes it but one that cancels out in rows and columns at once.
-    Forgers could write any digest anyway: edited files are for SHA-256 to find.
+    shape, scale and two bits a weight, those of +scale and those of -scale: they say all of it in a sixteenth of its
+    bytes. Any other tensor counts as its name, dtype, shape and bytes.
+
+    Bits and bytes count by their sums: they are read as little-endian 64-bit integers in blocks of 32 rows of 64 for
+    bits, of 512 for bytes. Each block gives the sums of its columns, each row its sum, modulo 2**64; what fills no
+    block stands for itself. That takes a fifth of the time of hashing all, and no mistake in making weights escapes it
+    but one that cancels out in rows and columns at once. Forgers could write any digest anyway: edited files are for
+    SHA-256 to find.
     """
     return _digest_of_weights(tensors.__getitem__, seeded)
 
@@ -321,16 +324,24 @@ def _counted(name: str, values: torch.Tensor | Ternary) -> Iterator[Any]:
     """Give what :func:`weights_digest` takes of a tensor."""
     if isinstance(values, Ternary):
         yield f"{name}\0ternary\0{values.shape}\0{values.scale!r}\0".encode()
-        yield from (values.plus.data, values.minus.data)
+        for bits in (values.plus, values.minus):
+            yield from _sums(bits, 64)
         return
     tensor = values.detach().cpu().contiguous()
     yield f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
-    flat = tensor.reshape(-1).view(torch.uint8)
-    whole = flat.numel() - flat.numel() % (8 * _BLOCK_ROWS * _ROW_WORDS)
-    blocks = flat[:whole].view(torch.int64).view(-1, _BLOCK_ROWS, _ROW_WORDS)
-    sums = [(part.sum(1), part.sum(2)) for part in blocks.split(8)]  # so few that the second sum finds them cached
-    for part in (*(columns for columns, _ in sums), *(rows for _, rows in sums), flat[whole:]):
-        yield part.contiguous().numpy().data
+    yield from _sums(tensor.reshape(-1).view(torch.uint8).numpy(), 512)
+
+
+def _sums(part: np.ndarray, words: int) -> Iterator[np.ndarray]:
+    """Give the sums of columns, those of rows, and the rest of bytes in blocks of 32 rows of so many words."""
+    whole = part.size - part.size % (8 * _BLOCK_ROWS * words)
+    blocks = part[:whole].view("<u8").reshape(-1, _BLOCK_ROWS, words)
+    at_once = _CACHED // (8 * _BLOCK_ROWS * words)  # so that the second sum finds them cached
+    pieces = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
+    sums = [(piece.sum(1), piece.sum(2)) for piece in pieces]
+    yield from (columns for columns, _ in sums)
+    yield from (rows for _, rows in sums)
+    yield part[whole:]
 
 
 def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:

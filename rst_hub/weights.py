@@ -93,7 +93,8 @@ class Init:
         count = math.prod(spec.shape)
         signs = random_bytes("weight", self.seed, spec.name, (count + 7) // 8)
         kept = np.packbits(np.ones(count, np.bool_), bitorder="little") if packed is None else packed
-        return Ternary(spec.shape, spec.scale, signs & kept, ~signs & kept)
+        plus = signs & kept
+        return Ternary(spec.shape, spec.scale, plus, plus ^ kept)
 
 
 @dataclass(frozen=True, eq=False)

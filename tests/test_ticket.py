@@ -436,30 +436,32 @@ def test_golden_tickets_load_for_ever():
 
 
 @pytest.mark.parametrize(
-    ("masked", "expected"),
+    ("masked", "block", "expected"),  # bits in blocks of 32 x 64 words of 64 bits, floats of 32 x 512
     [
-        (True, "1c13154fd539dd19d812d29d1921febd6a168dc609628a237de867462436375e"),
-        (False, "403c73eb63c82a26d8f5e959b38521bc3b57307666e2fbf71e776f72ef89f510"),
+        (True, 131_072, "cc26eb268e12a3f05644b8f174ae6ca9c8f77972bb0ec68b7a5396ec151b1af0"),
+        (False, 32_768, "403c73eb63c82a26d8f5e959b38521bc3b57307666e2fbf71e776f72ef89f510"),
     ],
 )
-def test_the_weights_digest_sees_every_change_and_nothing_else(masked, expected):
+def test_the_weights_digest_sees_every_change_and_nothing_else(masked, block, expected):
+    size = 70_000 if block == 32_768 else 280_000  # more than two blocks, and a rest
+
     def of(tensor, name="w"):
         spec = SeededTensor(name, tuple(tensor.shape), 0.25, masked)
         return weights_digest({name: tensor, "other": torch.zeros(3)}, {name: spec})
 
-    signs = torch.arange(70_000) % 7 % 2  # more than two blocks of 32 x 512 words of 8 bytes, and a rest
+    signs = torch.arange(size) % 7 % 2
     weights = (signs.float() * 2 - 1) * 0.25
     whole = of(weights)
     assert whole == expected  # part of the format
-    assert of(weights.view(7, 10_000).t().contiguous().t().reshape(-1)) == whole
+    assert of(weights.view(7, -1).t().contiguous().t().reshape(-1)) == whole
     changed = 0
-    for position in (0, 1, 1023, 1024, 32_767, 32_768, 65_535, 65_536, 69_999):
+    for position in (0, 1, 1023, 1024, block - 1, block, 2 * block - 1, 2 * block, size - 1):
         for change in (torch.neg, torch.zeros_like, lambda value: torch.nextafter(value, torch.ones(()))):
             other = weights.clone()
             other[position] = change(other[position])
             assert of(other) != whole
             changed += 1
-    for one, two in ((0, 1), (0, 1024), (3, 32_768), (1024, 40_000), (65_536, 65_537), (5, 69_999)):
+    for one, two in ((0, 1), (0, 1024), (3, block), (1024, block + 7_000), (2 * block, 2 * block + 1), (5, size - 1)):
         for value in (0.25, 0.5):
             other = weights.clone()
             other[one], other[two] = value, -value
@@ -468,19 +470,25 @@ def test_the_weights_digest_sees_every_change_and_nothing_else(masked, expected)
             assert of(swapped) != of(other)
             changed += 1
     assert changed == 39
-    assert of(weights.view(700, 100)) != whole
+    assert of(weights.view(-1, 100)) != whole
     assert of(weights, "v") != whole
     assert of(weights.double()) != whole
 
 
 def test_the_digest_is_of_the_values_though_a_load_takes_it_of_their_bits():
     ticket = Ticket.draw(make_popup("test_resnet", Init(0), 0.3))
-    state, sha = ticket.state_dict(), hashlib.sha256()
+    state, sha, summed = ticket.state_dict(), hashlib.sha256(), 0
     for name, spec in sorted(ticket.seeded.items()):
         assert set(state[name].unique().tolist()) == {-spec.scale, 0.0, spec.scale}
         sha.update(f"{name}\0ternary\0{spec.shape}\0{spec.scale!r}\0".encode())
         for sign in (state[name] > 0, state[name] < 0):
-            sha.update(np.packbits(sign.reshape(-1).numpy(), bitorder="little").tobytes())
+            bits = np.packbits(sign.reshape(-1).numpy(), bitorder="little").tobytes()
+            blocks, rest = divmod(len(bits), 16384)
+            words = np.frombuffer(bits, "<u8", 2048 * blocks).reshape(blocks, 32, 64)
+            for part in (words.sum(axis=1), words.sum(axis=2), np.frombuffer(bits[len(bits) - rest :], np.uint8)):
+                sha.update(part.tobytes())
+            summed += blocks
+    assert summed >= 2
     assert sha.hexdigest() == ticket.weights_digest == weights_digest(state, ticket.seeded)
 
 
