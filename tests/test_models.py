@@ -205,8 +205,14 @@ def test_timms_own_models_are_loaded_by_their_names(tmp_path):
             load_timm(name)
 
 
-UNFILLED = {"test_resnet": True, "test_vit": True, "test_nfnet": True, "coat_lite_tiny": True, "test_vit_relpos": False}
-"""Whether they can be built without values; the last one's buffers outside of the state dict need them."""
+UNFILLED = {
+    "test_resnet": True,
+    "test_vit": True,
+    "test_nfnet": True,
+    "coat_lite_tiny": True,
+    "vit_relpos_small_patch16_224": False,
+}
+"""Whether they can be built without values, with any timm: newer ones need them for the last one's other buffers."""
 
 
 @pytest.mark.parametrize("architecture", UNFILLED)
@@ -216,7 +222,7 @@ def test_a_model_built_without_values_and_filled_is_timms_own(architecture):
     state = torch.random.default_generator.get_state()
     model = build_unfilled(architecture, kwargs)
     assert torch.equal(torch.random.default_generator.get_state(), state)  # no random number was drawn
-    assert any(parameter.is_meta for parameter in model.parameters()) == UNFILLED[architecture]
+    assert any(parameter.is_meta for parameter in model.parameters()) or not UNFILLED[architecture]
     assert [(n, t.shape, t.dtype) for n, t in model.state_dict().items()] == [
         (n, t.shape, t.dtype) for n, t in whole.state_dict().items()
     ]
