@@ -18,12 +18,12 @@ from rst_hub.attacks import project, random_start
 from rst_hub.masking import kept_count
 
 
-def sorted_mask(scores: torch.Tensor, kept: int) -> torch.Tensor:
-    """Return the bool mask of a stable ascending sort of all sizes: its last ``kept`` stay."""
-    _, order = scores.abs().flatten().sort(stable=True)
-    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    mask[order[scores.numel() - kept :]] = True
-    return mask.view(scores.shape)
+def sorted_mask(sizes: torch.Tensor, kept: int) -> torch.Tensor:
+    """Return the bool mask of a stable ascending sort of all scores' sizes: its last ``kept`` stay."""
+    _, order = sizes.flatten().sort(stable=True)
+    mask = torch.zeros(sizes.numel(), dtype=torch.bool, device=sizes.device)
+    mask[order[sizes.numel() - kept :]] = True
+    return mask.view(sizes.shape)
 
 
 class StraightThrough(torch.autograd.Function):

@@ -81,9 +81,9 @@ def start(recipe: str, settings: RunSettings) -> Run:
     # A plugin, because the plain argument gives way to an environment variable of accelerate's.
     plugin = GradientAccumulationPlugin(num_steps=settings.accumulation_steps)
     accelerator = Accelerator(gradient_accumulation_plugin=plugin)
-    share = accelerator.num_processes * settings.accumulation_steps
-    if settings.batch_size % share:
-        raise SettingsError(f"--batch-size {settings.batch_size} is no multiple of {share} (processes x steps)")
+    parts = accelerator.num_processes * settings.accumulation_steps
+    if settings.batch_size % parts:
+        raise SettingsError(f"--batch-size {settings.batch_size} is no multiple of {parts} (processes x steps)")
     output = Path(settings.output or _default_output(recipe, settings))
     check_output(output, recipe, settings, accelerator.mixed_precision, free=_FREE_ON_RESUME)
     with accelerator.main_process_first():  # the first reader fills the cache for the others

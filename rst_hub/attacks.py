@@ -358,8 +358,17 @@ _FITTED: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 """How many samples fitted a model, where not all of a batch did; a list's first member stands for it."""
 
 
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""How those say it who raise a plain RuntimeError."""
+
+
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _trains(model: Victim) -> bool:

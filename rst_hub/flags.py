@@ -142,7 +142,7 @@ def honesty_flags(
 ) -> list[Flag]:
     """Return all flags of a model, on batches of (pixels, labels): a few hundred samples say enough.
 
-    A sample costs about 140 gradients and 650 forwards. The model itself is inspected on the first batch.
+    A sample costs 140 gradients and 650 forwards at the most. The model itself is inspected on the first batch.
 
     Raises:
         DataError, RstHubError: as for :func:`rst_hub.evaluate.evaluate`.

@@ -71,9 +71,9 @@ class EdgePopup:
         for name, scores in self.scores.items():
             # Bits times 0 or 1: less time than torch.where takes on a CPU.
             bits, parameter = self.weights[name].view(torch.int32), self.parameters[name].detach()
-            if parameter.dtype == torch.float32:
+            if (parameter.dtype, parameter.device) == (torch.float32, bits.device):
                 torch.mul(bits, self._mask(scores), out=parameter.view(torch.int32))
-            else:  # somebody has cast the model
+            else:  # somebody has cast or moved the model
                 parameter.copy_((bits * self._mask(scores)).view(torch.float32))
 
     @torch.no_grad()
@@ -116,7 +116,12 @@ def top_k_mask(scores: torch.Tensor, kept: int) -> torch.Tensor:
 
     Exact without a sort, and on CUDA without waiting for the device. Of equal scores at the threshold the last ones in
     row-major order stay, as in a stable ascending sort that keeps its end.
+
+    Raises:
+        SettingsError: the scores are not float32, whose bits are compared.
     """
+    if scores.dtype != torch.float32:
+        raise SettingsError(f"scores of {scores.dtype}: give float32 ones")
     size = scores.detach().view(torch.int32) & 0x7FFFFFFF  # without their signs, floats are in the order of their bits
     in_memory_order = size.as_strided((size.numel(),), (1,))  # a new tensor has no gaps
     if size.device.type == "cpu":

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from .standardised import standardise_over_kept
 from .weights import Init, SeededTensor
 
 TIMM_VERSION: str = timm.__version__
-_SEEDING = threading.Lock()
 Layout = tuple[tuple[int, ...], torch.dtype]
 """Shape and dtype of a tensor in a state dict."""
 
@@ -70,7 +68,11 @@ _RANDOM = {
     *("uniform_", "normal_", "trunc_normal_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "random_"),
     *("cauchy_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_", "orthogonal_", "sparse_"),
 }
+_DRAWN = {torch.rand, torch.randn, torch.normal, torch.bernoulli, torch.randint, torch.randperm, torch.multinomial}
 _EMPTY_OR_RANDOM = {torch.empty, torch.rand, torch.randn}
+_META = torch.device("meta")
+_WHOLE = {"zero_", "fill_", "copy_"}
+"""Methods that give every value of a tensor."""
 _NOT_VALUES = {
     "requires_grad_",
     "detach_",
@@ -174,14 +176,15 @@ def build_unfilled(architecture: str, timm_kwargs: Mapping[str, Any]) -> nn.Modu
 
 
 def _build_unfilled(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        with _Unfilled():
-            model = _create(architecture, arguments)
-        needs_values = any(tensor.is_meta for tensor in _beside_the_state(model))
-    except ArchitectureError:  # also where it asks for a value before it has any
-        needs_values = True
-    if needs_values:
-        model = _build(architecture, arguments, 0)
+    with torch.device("cpu"):  # whatever the caller's default is
+        try:
+            with _Unfilled():
+                model = _create(architecture, arguments)
+            needs_values = any(tensor.is_meta or bool(tensor.isnan().any()) for tensor in _beside_the_state(model))
+        except ArchitectureError:  # also where it asks for a value before it has any
+            needs_values = True
+        if needs_values:
+            model = _build(architecture, arguments, 0)
     standardise_over_kept(model)
     return model
 
@@ -208,7 +211,15 @@ def fill(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 class _Unfilled(TorchFunctionMode):
-    """In this thread, new tensors that are empty or random are on the meta device, and no tensor is made random."""
+    """In this thread, new tensors that are empty or random are on the meta device, and no tensor is made random.
+
+    What is no parameter is real again as soon as all of it is given values, and NaN if they are to be random; so is
+    what else is made on the device of a parameter.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = torch.get_default_device()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -217,10 +228,36 @@ class _Unfilled(TorchFunctionMode):
         is_float = given.get("dtype") in (None, torch.float32)  # others are indices, made to be kept
         if func in _EMPTY_OR_RANDOM and is_float and given.get("device") is None:
             return func(*args, **{**given, "device": "meta"})
+        if given.get("device") is not None and func not in _EMPTY_OR_RANDOM and torch.device(given["device"]) == _META:
+            given = {**given, "device": self.device}
         if name[-1:] == "_" != name[-2:-1] and name not in _NOT_VALUES:
             tensor = given["tensor"] if "tensor" in given else args[0]
-            if name in _RANDOM or tensor.is_meta:
+            is_parameter = isinstance(tensor, nn.Parameter)
+            if name in _RANDOM:
+                return tensor if tensor.is_meta or is_parameter else tensor.fill_(math.nan)
+            if tensor.is_meta:
+                is_known = not any(isinstance(one, torch.Tensor) and one.is_meta for one in args[1:])
+                if name in _WHOLE and is_known and not is_parameter:
+                    real = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                    torch.utils.swap_tensors(tensor, func(real, *args[1:], **given))
                 return tensor
+        return func(*args, **given)
+
+
+class _Seeded(TorchFunctionMode):
+    """In this thread, a CPU's random numbers are drawn from a generator of its own, and nobody else's are touched."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        on_cpu = torch.get_default_device().type == "cpu"  # another device does not take a CPU's generator
+        self.generator = torch.Generator("cpu").manual_seed(seed) if on_cpu else None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if (func in _DRAWN or getattr(func, "__name__", "") in _RANDOM) and given.get("generator") is None:
+            given["generator"] = self.generator
         return func(*args, **given)
 
 
@@ -273,14 +310,8 @@ def build_features(
 
 
 def _build(architecture: str, arguments: Mapping[str, Any], seed: int) -> nn.Module:
-    generator = torch.random.default_generator  # torch.manual_seed would reseed CUDA's generators as well
-    with _SEEDING:  # the state is all threads' own
-        state = generator.get_state()
-        generator.manual_seed(seed)
-        try:
-            return _create(architecture, arguments)
-        finally:
-            generator.set_state(state)
+    with _Seeded(seed):
+        return _create(architecture, arguments)
 
 
 def _create(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -165,7 +165,7 @@ class _Masked(nn.Module):
     def __init__(self, seeded: _Seeded, mask: torch.Tensor | None) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
-        self.register_buffer("like", torch.empty(0), persistent=False)
+        self.register_buffer("like", torch.empty(0, device="cpu"), persistent=False)
         self._shared = (seeded,)  # in a tuple, as no part of this module
 
     def weight(self) -> torch.Tensor:
@@ -199,7 +199,7 @@ def _packed(mask: torch.Tensor) -> torch.Tensor:
     """
     flat = mask.reshape(-1).to(torch.uint8)
     halves = nn.functional.pad(flat, (0, -len(flat) % 8)).view(2, -1, 4)
-    first, second = (halves << torch.arange(4, dtype=torch.uint8)).sum(2, dtype=torch.uint8)
+    first, second = (halves << torch.arange(4, dtype=torch.uint8, device="cpu")).sum(2, dtype=torch.uint8)
     return (first | (second << 4)).view(math.gcd(len(first), 64), -1)
 
 

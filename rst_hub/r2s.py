@@ -115,7 +115,7 @@ class R2S(nn.Module):
         else:
             device = self.generator.device
             uniform = torch.rand(count, dtype=torch.float64, device=device, generator=self.generator).cpu()
-        borders = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
+        borders = torch.tensor(self.probabilities, dtype=torch.float64, device="cpu").cumsum(0)[:-1]
         return torch.searchsorted(borders, uniform, right=True)
 
     def logits_of(self, x: torch.Tensor, j: int) -> torch.Tensor:
@@ -140,9 +140,10 @@ def shares_of(probabilities: Sequence[float] | None, count: int) -> tuple[float,
         SettingsError: they are not one positive number a member that sum to 1.
     """
     try:
-        shares = torch.tensor([1 / count] * count if probabilities is None else probabilities, dtype=torch.float64)
+        equal = [1 / count] * count
+        shares = torch.tensor(equal if probabilities is None else probabilities, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError):
-        shares = torch.zeros(0)
+        shares = torch.zeros(0, device="cpu")
     if shares.shape != (count,) or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:
         raise SettingsError(f"probabilities {probabilities}: give {count} positive numbers that sum to 1")
     return tuple((shares / shares.sum()).tolist())

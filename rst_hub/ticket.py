@@ -339,8 +339,8 @@ def _sums(part: np.ndarray, words: int) -> Iterator[np.ndarray]:
     at_once = _CACHED // (8 * _BLOCK_ROWS * words)  # so that the second sum finds them cached
     pieces = [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
     sums = [(piece.sum(1), piece.sum(2)) for piece in pieces]
-    yield from (columns for columns, _ in sums)
-    yield from (rows for _, rows in sums)
+    yield from (columns.astype("<u8", copy=False) for columns, _ in sums)
+    yield from (rows.astype("<u8", copy=False) for _, rows in sums)
     yield part[whole:]
 
 
@@ -358,8 +358,8 @@ def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:
     said = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "mean", "std")}
     if any(v is not None and (v[0] if k == "input_size" else len(v)) != channels for k, v in said.items()):
         raise ArchitectureError(f"{rst['architecture']} takes images of {channels} channels, its pretrained_cfg others")
-    layout = _layout(rst["architecture"], json.dumps(rst["timm_kwargs"], sort_keys=True))
-    # at the most: the weights made, the model that takes them, and a byte a weight of mask
+    layout = _layout(rst["architecture"], json.dumps(rst["timm_kwargs"], sort_keys=True), torch.get_default_dtype())
+    # at the most, by features(): the weights made, a model of their features beside them, and what is made of a mask
     needed, free = dense_bytes(layout) * 9 // 4, psutil.virtual_memory().available
     if needed > free:
         raise TicketError(
@@ -369,7 +369,7 @@ def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:
 
 
 @lru_cache(maxsize=8)
-def _layout(architecture: str, timm_kwargs: str) -> dict[str, Layout]:
+def _layout(architecture: str, timm_kwargs: str, default: torch.dtype) -> dict[str, Layout]:
     return state_layout(architecture, json.loads(timm_kwargs))
 
 

@@ -86,7 +86,7 @@ class Init:
             return self._signed_constant(spec, packed)
         values = self.tensor(spec)
         mask = torch.from_numpy(np.unpackbits(packed, count=values.numel(), bitorder="little").view(np.bool_))
-        return values.where(mask.view(spec.shape), torch.zeros(()))
+        return values.masked_fill_(~mask.view(spec.shape), 0)
 
     def _signed_constant(self, spec: SeededTensor, packed: np.ndarray | None = None) -> "Ternary":
         """Return +scale or -scale by one random bit a weight, and 0 where a packed mask has 0."""
@@ -130,7 +130,7 @@ class Ternary:
         """Return the values, contiguous, on the CPU."""
         count = math.prod(self.shape)
         # torch's memory: numpy asks for huge pages, which often takes longer than to fill small ones
-        values = torch.empty(len(self.plus) * 8) if count % 8 else torch.empty(count)
+        values = torch.empty(len(self.plus) * 8 if count % 8 else count, dtype=torch.float32, device="cpu")
         rows = values.numpy().reshape(-1, 8)
         for start in range(0, len(rows), _ROWS_AT_ONCE):  # so few that all of it stays in the cache
             part = slice(start, start + _ROWS_AT_ONCE)

@@ -22,7 +22,7 @@ def test_masks_equal_those_of_a_full_sort():
                 kept = kept_count(candidate.numel(), ratio)
                 mask = top_k_mask(candidate, kept)
                 assert int(mask.sum()) == kept
-                assert torch.equal(mask, sorted_mask(candidate, kept)), (shape, ratio)
+                assert torch.equal(mask, sorted_mask(candidate.abs(), kept)), (shape, ratio)
                 cases += 1
     assert cases == 72
 
@@ -47,8 +47,14 @@ def test_the_branch_without_a_host_question_agrees():
     cases = [(values, kept) for values in (scores, scores.round()) for kept in (1, 100, 324, 325, 600, 648)]
     for values, kept in cases:
         there = top_k_mask(values.as_subclass(Elsewhere), kept).as_subclass(torch.Tensor)
-        assert torch.equal(there, sorted_mask(values, kept)), kept
+        assert torch.equal(there, sorted_mask(values.abs(), kept)), kept
     assert len(cases) == 12
+
+
+def test_scores_of_another_dtype_are_refused():
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        with pytest.raises(SettingsError, match="give float32"):
+            top_k_mask(torch.rand(4, 4).to(dtype), 3)
 
 
 def test_the_kept_count_is_the_published_one():

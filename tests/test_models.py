@@ -205,24 +205,16 @@ def test_timms_own_models_are_loaded_by_their_names(tmp_path):
             load_timm(name)
 
 
-UNFILLED = {
-    "test_resnet": True,
-    "test_vit": True,
-    "test_nfnet": True,
-    "coat_lite_tiny": True,
-    "vit_relpos_small_patch16_224": False,
-}
-"""Whether they can be built without values, with any timm: newer ones need them for the last one's other buffers."""
-
-
-@pytest.mark.parametrize("architecture", UNFILLED)
+@pytest.mark.parametrize(
+    "architecture", ["test_resnet", "test_vit", "test_nfnet", "coat_lite_tiny", "vit_relpos_small_patch16_224"]
+)
 def test_a_model_built_without_values_and_filled_is_timms_own(architecture):
     kwargs = {"num_classes": 3}
     whole = build_masked(architecture, kwargs)
     state = torch.random.default_generator.get_state()
     model = build_unfilled(architecture, kwargs)
     assert torch.equal(torch.random.default_generator.get_state(), state)  # no random number was drawn
-    assert any(parameter.is_meta for parameter in model.parameters()) or not UNFILLED[architecture]
+    assert any(parameter.is_meta for parameter in model.parameters())
     assert [(n, t.shape, t.dtype) for n, t in model.state_dict().items()] == [
         (n, t.shape, t.dtype) for n, t in whole.state_dict().items()
     ]
@@ -242,7 +234,8 @@ def test_a_model_built_without_values_and_filled_is_timms_own(architecture):
         assert torch.equal(model.eval()(x), whole.eval()(x))
 
 
-def test_threads_build_at_once_and_others_draw_their_own_random_numbers():
+@pytest.mark.parametrize("build_one", [build_unfilled, build_masked])
+def test_threads_build_at_once_and_others_draw_their_own_random_numbers(build_one):
     torch.manual_seed(0)
     expected = torch.rand(2000)
     torch.manual_seed(0)
@@ -250,15 +243,17 @@ def test_threads_build_at_once_and_others_draw_their_own_random_numbers():
 
     def build():
         for _ in range(5):
-            model = build_unfilled("test_resnet", {})
-            assert model.fc.weight.is_meta
-        return len(list(model.parameters()))
+            model = build_one("test_resnet", {})
+            assert model.fc.weight.is_meta == (build_one is build_unfilled)
+        return 0.0 if model.fc.weight.is_meta else float(model.fc.weight.detach().double().norm())
 
     with ThreadPoolExecutor(4) as pool:
         building = [pool.submit(build) for _ in range(4)]
         for _ in range(2000):
             drawn.append(torch.rand(1))
-        assert len({done.result() for done in building}) == 1
+        found = {done.result() for done in building}
+    assert len(found) == 1
+    assert (found == {0.0}) == (build_one is build_unfilled)
     assert torch.equal(torch.cat(drawn), expected)
     assert not torch.empty(3).is_meta
 
@@ -276,7 +271,29 @@ def test_an_architecture_that_asks_for_values_while_it_is_built_gets_them(monkey
         model.start = [torch.empty(3).uniform_()]
         return model
 
+    def keeps_one_that_was_real(*arguments, **kwargs):
+        model = create(*arguments, **kwargs)
+        model.start = torch.zeros(3).uniform_()
+        return model
+
     monkeypatch.setattr(timm, "create_model", asks_for_a_value)
     assert build_unfilled("test_resnet", {}).largest == build_masked("test_resnet", {}).largest > 0
     monkeypatch.setattr(timm, "create_model", keeps_a_tensor)
     assert torch.equal(build_unfilled("test_resnet", {}).start[0], build_masked("test_resnet", {}).start[0])
+    monkeypatch.setattr(timm, "create_model", keeps_one_that_was_real)
+    assert torch.equal(build_unfilled("test_resnet", {}).start, build_masked("test_resnet", {}).start)
+
+
+def test_a_tensor_that_is_filled_while_it_is_built_is_real(monkeypatch):
+    create = timm.create_model
+
+    def fills(*arguments, **kwargs):
+        model = create(*arguments, **kwargs)
+        model.start = [torch.empty(3).fill_(2.0), torch.empty(3).zero_().add_(1), torch.empty(3).copy_(torch.arange(3))]
+        model.start[0][1:] *= 2
+        return model
+
+    monkeypatch.setattr(timm, "create_model", fills)
+    model = build_unfilled("test_resnet", {})
+    assert model.fc.weight.is_meta
+    assert [tensor.tolist() for tensor in model.start] == [[2, 4, 4], [1, 1, 1], [0, 1, 2]]

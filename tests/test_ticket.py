@@ -48,6 +48,31 @@ def test_saved_and_loaded_is_bit_for_bit_the_searched_model(tmp_path):
     assert checked == 12
 
 
+def test_models_of_a_ticket_share_nothing_with_it_or_each_other():
+    ticket = Ticket.draw(make_popup())
+    before, one, other = ticket.state_dict(), ticket.model().train(), ticket.model()
+    optimizer = torch.optim.SGD(one.parameters(), 0.1)
+    one(torch.rand(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    changed = [key for key, value in one.state_dict().items() if not torch.equal(value, before[key])]
+    assert len(changed) > 60  # parameters and batch-norm statistics
+    assert equal(other.state_dict(), before)
+    assert equal(ticket.state_dict(), before)
+
+
+def test_it_loads_on_the_cpu_whatever_torch_makes_by_default(ticket, folder):
+    with torch.device("meta"):
+        model = from_pretrained(folder)
+    assert equal(model.state_dict(), ticket.state_dict())
+    try:
+        torch.set_default_dtype(torch.float64)
+        with pytest.raises(TicketError, match="float64 in timm"):
+            from_pretrained(folder)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert equal(from_pretrained(folder).state_dict(), ticket.state_dict())
+
+
 def test_it_loads_the_same_in_a_new_process_with_another_random_state(ticket, folder):
     program = (
         "import sys, torch; torch.manual_seed(99); import rst_hub; from rst_hub.ticket import digest;"

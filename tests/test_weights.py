@@ -87,6 +87,26 @@ def test_weights_are_those_of_version_1(distribution):
     assert sha256(weight(distribution)) == DIGESTS[distribution]
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_weights_are_the_same_whatever_torch_makes_by_default(distribution):
+    spec, packed = SeededTensor("w", (9, 7), 0.1, masked=True), np.full(8, 0b1010101, np.uint8)
+
+    def masked():
+        made = Init(0, distribution).masked(spec, packed)
+        return made.tensor() if isinstance(made, Ternary) else made
+
+    expected = masked()
+    with torch.device("meta"):
+        assert sha256(weight(distribution)) == DIGESTS[distribution]
+        assert torch.equal(masked(), expected)
+    try:
+        for dtype in (torch.float64, torch.bfloat16):
+            torch.set_default_dtype(dtype)
+            assert sha256(weight(distribution)) == DIGESTS[distribution]
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_weights_are_the_same_under_any_cpu_kernel_and_thread_count():
     program = (
         "import sys, torch; sys.path.insert(0, 'tests'); import test_weights as t;"
