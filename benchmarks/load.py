@@ -38,7 +38,7 @@ def main() -> int:
     """Print a line for each network and ratio, and the ratios last; return 1 if a limit is missed."""
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, timm {timm.__version__}, one thread; medians of {TURNS}")
-    print(f"{'':36}{'dense':>10}{'ticket':>10}   milliseconds of CPU")
+    print(f"{'':38}{'dense':>10}{'ticket':>10}   milliseconds of CPU")
     lines, missed = [], False
     for architecture in ARCHITECTURES:
         for ratio in RATIOS:
@@ -47,13 +47,13 @@ def main() -> int:
                 times = in_turns(partial(load_dense, architecture, dense), partial(rst_hub.from_pretrained, folder))
                 grown = [grows_by(way, architecture, folder, dense) / size for way in ("dense", "ticket")]
             own, theirs = (1000 * statistics.median(column) for column in (times[1], times[0]))
-            print(f"{architecture + f' at {ratio:g}':36}{theirs:10.1f}{own:10.1f}")
+            print(f"{architecture + f' at {ratio:g}':38}{theirs:10.1f}{own:10.1f}")
             share = statistics.median(b / a for a, b in zip(*times, strict=True))
             limited = ratio == LIMITED and architecture.startswith("resnet")
             over = limited and (share > TIME or grown[1] > MEMORY)
             missed |= over
             lines.append(
-                f"  {architecture + f' at {ratio:g}':36}CPU time {share:.2f} of timm's; memory {grown[1]:.2f} of the "
+                f"  {architecture + f' at {ratio:g}':38}CPU time {share:.2f} of timm's; memory {grown[1]:.2f} of the "
                 f"dense network's bytes (timm's way: {grown[0]:.2f}){'  MISSED' if over else ''}"
             )
     print("\nRatios:", *lines, sep="\n")
