@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .errors import SettingsError
 from .gathered import Folder, all_measured, rank, runs_of
@@ -157,9 +158,13 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _png(figure: Any, data: Mapping[str, Any]) -> bytes:
-    content = io.BytesIO()
-    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-    figure.savefig(content, format="png", metadata={"Description": digest})
+    """Return a PNG of 256 colours, a third of matplotlib's own in bytes, with the digest of ``data`` in it."""
+    drawn, content, about = io.BytesIO(), io.BytesIO(), PngInfo()
+    figure.savefig(drawn, format="png")
+    about.add_text("Description", hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest())
+    few = Image.Quantize.MAXCOVERAGE  # which leaves a scale of colours alone
+    image = Image.open(drawn).convert("RGB").quantize(256, few, dither=Image.Dither.NONE)
+    image.save(content, "png", pnginfo=about, optimize=True)
     return content.getvalue()
 
 
@@ -236,9 +241,10 @@ def _draw_matrices(data: dict[str, Any]) -> bytes:
     count = max(len(matrix["labels"]) for matrix in matrices)
     columns = 2 if len(matrices) > 1 and count <= 6 else 1
     lines = math.ceil(len(matrices) / columns)
-    figure = _figure(8, lines * (2.2 + (0.45 if columns == 2 else 0.55) * count))
+    figure = _figure(8, 0.5 + lines * (3.9 if columns == 2 else 2.2 + 0.55 * count))
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     image: Any = None
+    names = list(dict.fromkeys(matrix["data"] for matrix in matrices))
     for axes, matrix in zip(panels, matrices, strict=False):
         image = axes.imshow(matrix["accuracy"], vmin=0, vmax=100, cmap="viridis")
         for i, row in enumerate(matrix["accuracy"]):
@@ -249,12 +255,12 @@ def _draw_matrices(data: dict[str, Any]) -> bytes:
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
         axes.set_yticks(range(len(labels)), labels)
         axes.set(xlabel="tested on", ylabel="crafted on")
-        axes.set_title(_ink(f"{matrix['title']}, {matrix['protocol']}", 84 // columns), fontsize=10)
+        of = f"; {matrix['data']}" if len(names) > 1 else ""
+        axes.set_title(_ink(f"{matrix['title']}, {matrix['protocol']}{of}", 84 // columns), fontsize=9)
     for axes in panels[len(matrices) :]:
         axes.set_axis_off()
-    names = and_last(list(dict.fromkeys(matrix["data"] for matrix in matrices)))
-    figure.suptitle(_ink(f"Transfer of attacks: accuracy in % on {names}", 84), fontsize=11)
-    figure.colorbar(image, ax=list(panels), shrink=0.8)
+    figure.suptitle(_ink(f"Transfer of attacks: accuracy in % on {and_last(names)}", 84), fontsize=11)
+    figure.colorbar(image, ax=list(panels), shrink=0.8, fraction=0.04)
     return _png(figure, data)
 
 

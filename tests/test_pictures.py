@@ -30,6 +30,9 @@ def test_pictures_carry_the_digest_of_their_numbers(pair, tmp_path):
         assert digest == picture_digest(again[name])
         assert f"]({name})" in again["README.md"].decode()
         digests.add(digest)
+        with Image.open(pair / name) as image:
+            assert image.mode == "P"
+            assert len((pair / name).read_bytes()) < image.width * image.height / 10
     assert len(digests) == 3
     text = again["README.md"].decode()
     assert "| 45.00 | not recorded |" in text
