@@ -140,8 +140,8 @@ def shares_of(probabilities: Sequence[float] | None, count: int) -> tuple[float,
         SettingsError: they are not one positive number a member that sum to 1.
     """
     try:
-        equal = [1 / count] * count
-        shares = torch.tensor(equal if probabilities is None else probabilities, dtype=torch.float64, device="cpu")
+        given = [1 / count] * count if probabilities is None else probabilities
+        shares = torch.tensor(given, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError):
         shares = torch.zeros(0, device="cpu")
     if shares.shape != (count,) or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:

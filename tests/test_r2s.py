@@ -159,6 +159,11 @@ def test_members_compute_what_the_tickets_models_do_and_timm_knows_the_input(tic
     assert rst_hub.PixelModel(r2s)(x[:3]).shape == (3, 10)
 
 
+def test_probabilities_of_no_member_are_refused_too():
+    with pytest.raises(SettingsError, match="give 0 positive numbers"):
+        r2s_module.shares_of([1.0], 0)
+
+
 def test_strangers_and_bad_probabilities_are_refused(tickets):
     stranger = Ticket.draw(make_popup(init=Init(1)), name="stranger")
     other_input = dataclasses.replace(tickets[0], pretrained_cfg={**tickets[0].pretrained_cfg, "crop_pct": 0.5})
