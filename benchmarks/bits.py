@@ -13,7 +13,7 @@ import torch
 from size import RATIOS
 from timing import median
 
-from rst_hub.bits import decode_mask, encode_mask
+from rst_hub.bits import encode_mask, packed_mask
 from rst_hub.masking import kept_count
 from rst_hub.models import state_layout
 
@@ -27,7 +27,7 @@ def main() -> None:
     for ratio in RATIOS:
         masks = [random_mask(n, kept_count(n, ratio), seed) for seed, n in enumerate(sizes)]
         pairs = [(encode_mask(mask), mask.numel()) for mask in masks]
-        decoding = median(lambda pairs=pairs: [decode_mask(code, n) for code, n in pairs])  # type: ignore[misc]
+        decoding = median(lambda pairs=pairs: [packed_mask(code, n) for code, n in pairs])  # type: ignore[misc]
         print(f"  ratio {ratio:4}: decoded in {decoding:.0f} ms")
     bits = np.random.default_rng(0).random(sum(sizes)) < 0.05
     packed = np.packbits(bits)

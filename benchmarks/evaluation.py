@@ -20,7 +20,7 @@ from typing import Literal
 
 import published
 import torch
-from timing import interleaved
+from timing import interleaved, ratio
 from torch.nn import functional
 
 from rst_hub import EdgePopup, Init, PixelModel, ThreatModel, create_model, pgd
@@ -131,8 +131,7 @@ def table(seconds: dict[str, list[float]], right: dict[str, int], images: int) -
     for precision in PRECISIONS:
         best, enough = f"best {precision}", f"enough {precision}"
         for one, other in ((best, "published fp32"), (enough, "published fp32"), (enough, best)):
-            ratio = statistics.median(b / a for a, b in zip(seconds[one], seconds[other], strict=True))
-            print(f"  {one:12} {ratio:5.2f} times as fast as {other}")
+            print(f"  {one:12} {ratio(seconds[other], seconds[one]):5.2f} times as fast as {other}")
         unequal += [precision] if abs(right[best] - right[enough]) > 1 else []
     print(f"Accuracies differ in {' and '.join(unequal)}" if unequal else '"best" and "enough" leave equal accuracies')
     return int(bool(unequal))

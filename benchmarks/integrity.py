@@ -50,10 +50,7 @@ def measured(folder: Path) -> tuple[float, float, float]:
             from_pretrained(folder)
             load = time.process_time() - begun
             loaded = Ticket.load(folder)
-            made = {
-                name: loaded.init.masked(spec, loaded.masks.packed(name)) if spec.masked else loaded.init.tensor(spec)
-                for name, spec in loaded.seeded.items()
-            }
+            made = {name: loaded.made(name) for name in loaded.seeded}
             begun = time.process_time()
             loaded.check_weights(made.__getitem__)
             loads.append((load, spent["read"], time.process_time() - begun))

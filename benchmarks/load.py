@@ -14,17 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import safetensors.torch
 import timm
 import torch
+from size import random_ticket
+from timing import interleaved
+from timing import ratio as relative
 from torch import nn
 
 import rst_hub
-from rst_hub import EdgePopup, Init, Ticket, create_model
 
 ARCHITECTURES = ("resnet18", "resnet50", "resnet101", "swin_tiny_patch4_window7_224", "vitamin_small_224")
 """The last one is built with its values, as some are that compute with them."""
@@ -44,11 +45,15 @@ def main() -> int:
         for ratio in RATIOS:
             with tempfile.TemporaryDirectory() as scratch:
                 folder, dense, size = saved(Path(scratch), architecture, ratio)
-                times = in_turns(partial(load_dense, architecture, dense), partial(rst_hub.from_pretrained, folder))
-                grown = [grows_by(way, architecture, folder, dense) / size for way in ("dense", "ticket")]
-            own, theirs = (1000 * statistics.median(column) for column in (times[1], times[0]))
+                ways = {
+                    "dense": partial(load_dense, architecture, dense),
+                    "ticket": partial(rst_hub.from_pretrained, folder),
+                }
+                times = interleaved(ways, TURNS, clock=time.process_time)
+                grown = [grows_by(way, architecture, folder, dense) / size for way in ways]
+            own, theirs = (1000 * statistics.median(times[way]) for way in ("ticket", "dense"))
             print(f"{architecture + f' at {ratio:g}':38}{theirs:10.1f}{own:10.1f}")
-            share = statistics.median(b / a for a, b in zip(*times, strict=True))
+            share = relative(times["ticket"], times["dense"])
             limited = ratio == LIMITED and architecture.startswith("resnet")
             over = limited and (share > TIME or grown[1] > MEMORY)
             missed |= over
@@ -62,12 +67,8 @@ def main() -> int:
 
 def saved(scratch: Path, architecture: str, ratio: float) -> tuple[Path, Path, int]:
     """Return a ticket's folder, the dense file of the same network, and the bytes of that network's tensors."""
-    model = create_model(architecture, Init(0))
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point():  # as after a search: a constant would be stored as one value
-            buffer.copy_(torch.rand(buffer.shape, generator=torch.Generator().manual_seed(len(name))) + 0.5)
-    folder = Ticket.draw(EdgePopup(model, Init(0), ratio)).save(scratch / "ticket")
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    ticket = random_ticket(architecture, ratio)
+    folder, tensors = ticket.save(scratch / "ticket"), ticket.state_dict()
     safetensors.torch.save_file(tensors, scratch / "dense.safetensors")
     return folder, scratch / "dense.safetensors", sum(tensor.nbytes for tensor in tensors.values())
 
@@ -77,18 +78,6 @@ def load_dense(architecture: str, file: Path) -> nn.Module:
     model = timm.create_model(architecture)
     model.load_state_dict(safetensors.torch.load_file(file), strict=True)
     return model.eval()
-
-
-def in_turns(*ways: Callable[[], object]) -> list[list[float]]:
-    """Return the CPU seconds of each way, turn by turn."""
-    times: list[list[float]] = [[] for _ in ways]
-    for turn in range(TURNS + 1):
-        for way, seconds in zip(ways, times, strict=True):
-            begun = time.process_time()
-            way()
-            if turn:
-                seconds.append(time.process_time() - begun)
-    return times
 
 
 def grows_by(way: str, architecture: str, folder: Path, dense: Path) -> int:

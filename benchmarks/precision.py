@@ -18,9 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs
 from loop import Learner, learning_rate, make_attack, make_optimizer, step
+from search_step import accelerator_of
 from settings import SearchSettings, parse
 
 from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
@@ -72,7 +71,7 @@ def cell(name: str, row: dict[str, float]) -> str:
 
 def apart_at_the_start(seed: int) -> str:
     """Return in words how far bf16 leads from fp32 in the first step and the first epoch."""
-    (gradients, masks), (half, half_masks) = (first_epoch(seed, name == "bf16") for name in PRECISIONS)
+    (gradients, masks), (half, half_masks) = (first_epoch(seed, name) for name in PRECISIONS.values())
     reference = torch.cat([gradients[name].flatten() for name in gradients])
     other = torch.cat([half[name].flatten() for name in gradients])
     met = reference != 0
@@ -85,7 +84,7 @@ def apart_at_the_start(seed: int) -> str:
     )
 
 
-def first_epoch(seed: int, bf16: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def first_epoch(seed: int, precision: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Take the first epoch of a search, and return the scores' gradients of its first step, and its last masks."""
     settings = parse(SearchSettings, ["--seed", str(seed)], "")
     images, _ = split_off(load_images("digits", "train"), settings.holdout, seed)
@@ -100,7 +99,7 @@ def first_epoch(seed: int, bf16: bool) -> tuple[dict[str, torch.Tensor], dict[st
             assert scores.grad is not None
             first.setdefault(name, scores.grad.clone())
 
-    accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[AutocastKwargs(enabled=bf16)], cpu=True)
+    accelerator = accelerator_of(precision, torch.device("cpu"))
     network = accelerator.prepare_model(PixelModel(model)).train()
     optimizer = accelerator.prepare_optimizer(make_optimizer(settings, popup.scores))
     for group in optimizer.param_groups:

@@ -27,7 +27,7 @@ from accelerate.utils import AutocastKwargs
 from loop import Learner, make_attack, make_optimizer, step
 from run import device_name
 from settings import SearchSettings
-from timing import interleaved
+from timing import interleaved, ratio
 
 from rst_hub import EdgePopup, Init, PixelModel, ThreatModel, create_model
 from rst_hub.models import build_model, describe_input, size_arguments
@@ -130,14 +130,18 @@ def published_step(case: Case, x: torch.Tensor, y: torch.Tensor) -> Callable[[],
 
 def own_step(case: Case, learner: Learner, precision: str, x: torch.Tensor, y: torch.Tensor) -> Callable[[], object]:
     """Return a step of the recipes' loop."""
-    # Accelerate has one precision for all of a process: bf16 here, and autocast switched off for fp32.
-    switch = AutocastKwargs(enabled=precision == "bf16")
-    accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[switch], cpu=x.device.type == "cpu")
+    accelerator = accelerator_of(precision, x.device)
     settings = settings_of(case)
     network = accelerator.prepare_model(PixelModel(learner.model)).train()
     optimizer = accelerator.prepare_optimizer(make_optimizer(settings, learner.learned))
     attack = make_attack(settings, torch.Generator(x.device))
     return lambda: step(accelerator, learner, network, optimizer, attack, x, y)
+
+
+def accelerator_of(precision: str, device: torch.device) -> Accelerator:
+    """Return one that computes in fp32 or bf16: it has one precision for all of a process, which is switched off."""
+    switch = AutocastKwargs(enabled=precision == "bf16")
+    return Accelerator(mixed_precision="bf16", kwargs_handlers=[switch], cpu=device.type == "cpu")
 
 
 def settings_of(case: Case) -> SearchSettings:
@@ -176,17 +180,12 @@ def compared(seconds: dict[str, list[float]], device: torch.device) -> dict[str,
     """Return the ratios of the times of one case: value, lowest and highest that will do."""
     found = {}
     for precision in ("fp32", "bf16"):
-        ratio = times(seconds["published fp32"], seconds[f"search {precision}"])
+        faster = ratio(seconds["published fp32"], seconds[f"search {precision}"])
         low = FASTER[device.type].get(precision, 0.0) if precision == "fp32" or multiplies_bf16(device) else 0.0
-        found[f"search {precision}: times as fast as published"] = (ratio, low, float("inf"))
-        share = times(seconds[f"search {precision}"], seconds[f"dense {precision}"])
+        found[f"search {precision}: times as fast as published"] = (faster, low, float("inf"))
+        share = ratio(seconds[f"search {precision}"], seconds[f"dense {precision}"])
         found[f"search {precision}: of a dense step's time"] = (share, 0.0, OF_DENSE)
     return found
-
-
-def times(some: list[float], others: list[float]) -> float:
-    """Return the median of the rounds' ratios."""
-    return statistics.median(one / other for one, other in zip(some, others, strict=True))
 
 
 def multiplies_bf16(device: torch.device) -> bool:

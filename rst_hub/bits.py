@@ -28,7 +28,7 @@ def encode_mask(mask: torch.Tensor) -> bytes:
     """Return the smallest of the codes of a bool tensor of any shape (read in row-major order); Rice's if by 0.3%."""
     flat = mask.detach().cpu().reshape(-1).numpy()
     kept = int(np.count_nonzero(flat))
-    packed = _pack(mask).tobytes()
+    packed = np.packbits(flat, bitorder="little").tobytes()
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
     candidates = [
         (PACKED, 0, packed),
@@ -42,16 +42,10 @@ def encode_mask(mask: torch.Tensor) -> bytes:
     return _HEADER.pack(codec, parameter, kept) + code
 
 
-def decode_mask(data: bytes, size: int) -> torch.Tensor:
-    """Return the bool tensor of shape (size,) that :func:`encode_mask` wrote; errors are those of :func:`packed_mask`.
+def packed_mask(data: bytes, size: int) -> np.ndarray:
+    """Return the packed bits of what :func:`encode_mask` wrote: uint8 (size / 8, rounded up), the padding 0.
 
     Whatever ``data`` claims, it never allocates more than some tens of bytes for each of its own and of ``size`` / 8.
-    """
-    return _unpacked(packed_mask(data, size), size)
-
-
-def packed_mask(data: bytes, size: int) -> np.ndarray:
-    """Return the packed bits, uint8 (size / 8, rounded up), the first of eight in the lowest bit, the padding 0.
 
     Raises:
         TicketError: ``data`` is not a code of exactly ``size`` bits.

@@ -42,8 +42,9 @@ def probes(threat_model: ThreatModel, image_size: int) -> dict[str, NamedAttack]
     """
     names = ("fgsm", "pgd20", "pgd40", "pgd20x2", "margin20", "square500")
     bounded = {name: named_attack(name, threat_model, image_size).keeping("enough") for name in names}
-    unbounded = named_attack("margin20", ThreatModel("Linf", 1.0), image_size)  # the whole cube, so any norm
-    from_x = replace(unbounded, settings={**unbounded.settings, "random_start": False, "keep": "enough"})
+    cube = ThreatModel("Linf", 1.0)  # all of it, so any norm
+    unbounded = named_attack("margin20", cube, image_size).keeping("enough")
+    from_x = replace(unbounded, settings={**unbounded.settings, "random_start": False})
     return {**bounded, "margin20 unbounded": from_x}
 
 

@@ -65,6 +65,8 @@ class Source:
     seeded: dict[str, SeededTensor]
 
 
+# What is told apart while a network is built: methods that make a tensor random, functions that draw one, functions
+# whose values nobody needs yet.
 _RANDOM = {
     *("uniform_", "normal_", "trunc_normal_", "bernoulli_", "exponential_", "geometric_", "log_normal_", "random_"),
     *("cauchy_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_", "orthogonal_", "sparse_"),
@@ -165,6 +167,8 @@ def build_masked(architecture: str, timm_kwargs: Mapping[str, Any]) -> nn.Module
 
 def build_unfilled(architecture: str, timm_kwargs: Mapping[str, Any]) -> nn.Module:
     """Return what :func:`build_masked` does, but for the values: :func:`fill` gives it those, in a tenth of the time.
+
+    A network that computes with its parameters while it is built gets them all, and takes no less time.
 
     What torch leaves empty until it is initialised is on the meta device, and no random number is drawn, so that
     several threads may build at once. Buffers that are not in the state dict have timm's values.

@@ -157,13 +157,17 @@ class Ticket:
         tensors = {name: tensor.clone() for name, tensor in self.state.items()}
 
         def made(name: str) -> torch.Tensor | Ternary:
-            spec = self.seeded[name]
-            values = self.init.masked(spec, self.masks.packed(name)) if spec.masked else self.init.tensor(spec)
+            values = self.made(name)
             tensors[name] = values.tensor() if isinstance(values, Ternary) else values
             return values
 
         self.check_weights(made)
         return tensors
+
+    def made(self, name: str) -> torch.Tensor | Ternary:
+        """Return what the seed and the mask make of one weight, or the seed of one table, on the CPU."""
+        spec = self.seeded[name]
+        return self.init.masked(spec, self.masks.packed(name)) if spec.masked else self.init.tensor(spec)
 
     def check_weights(self, made: Callable[[str], torch.Tensor | Ternary]) -> None:
         """Raise TicketError unless ``made`` gives, by name, the masked weights and tables that were drawn."""

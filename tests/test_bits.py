@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from rst_hub.bits import HUFFMAN, PACKED, RICE, decode_mask, encode_mask
+from rst_hub.bits import HUFFMAN, PACKED, RICE, PackedMasks, encode_mask
 from rst_hub.errors import TicketError
 
 RATIOS = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.9, 1.0)
+
+
+def decode_mask(data, size):
+    return PackedMasks.decoded({"mask": data}, {"mask": (size,)})["mask"]
 
 
 def random_mask(size, ratio, seed=0):

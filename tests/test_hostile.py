@@ -34,7 +34,7 @@ from conftest import ENVIRONMENT, make_popup
 
 from rst_hub import Init, Ticket
 from rst_hub import ticket as ticket_module
-from rst_hub.bits import decode_mask, encode_mask
+from rst_hub.bits import PackedMasks, encode_mask
 from rst_hub.config import config_digest
 from rst_hub.models import state_layout
 from rst_hub.weights import SeededTensor
@@ -118,7 +118,8 @@ class Folder:
 
     def decoded(self, name):
         """Return one of the masks, flat."""
-        return decode_mask(self.tensors[f"mask.{name}"][2], math.prod(self.seeded[name][0]))
+        codes, shapes = {name: self.tensors[f"mask.{name}"][2]}, {name: (math.prod(self.seeded[name][0]),)}
+        return PackedMasks.decoded(codes, shapes)[name]
 
     def mask(self, name, code):
         self.tensors[f"mask.{name}"] = ["U8", [len(code)], code]

@@ -19,8 +19,8 @@ import settings
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import AutocastKwargs
 from conftest import ENVIRONMENT, ROOT, launch, make_popup, run_recipe
+from search_step import accelerator_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rst_hub
@@ -180,8 +180,7 @@ def random_batches(count=4, device="cpu"):
 def searcher(popup, attack, precision="fp32", backend=None):
     """Return what takes a search step on a batch, by the recipes' loop."""
     device = next(popup.model.parameters()).device
-    switch = AutocastKwargs(enabled=precision == "bf16")
-    accelerator = Accelerator(mixed_precision="bf16", kwargs_handlers=[switch], cpu=device.type == "cpu")
+    accelerator = accelerator_of(precision, device)
     network = rst_hub.PixelModel(popup.model)
     if backend:
         network.compile(backend=backend)
