@@ -118,6 +118,7 @@ def main(arguments: list[str]) -> None:
     result = {
         "kind": victim.kind,
         "network": victim.about,
+        "origins": victim.origins,
         **circumstances(settings, dataset, images, bench.image_size, accelerator, command("benchmark", settings)),
         **found,
         "flags": flags,

@@ -36,8 +36,9 @@ def main(arguments: list[str]) -> None:
     test = measure(run, model, run.test, "test")
 
     if run.accelerator.is_main_process:
-        save_dense(model, run.output / "model", settings.model, kwargs)
-        write_json(run.output / "results.json", provenance(run, metrics, best, test))
+        origin = provenance(run, metrics, best, test)
+        save_dense(model, run.output / "model", settings.model, kwargs, origin)
+        write_json(run.output / "results.json", origin)
     training = "trained naturally" if settings.attack == "none" else f"trained against {settings.attack}"
     run.say(
         f"""

@@ -26,12 +26,16 @@ from rst_hub.ticket import digest
 
 @dataclass(frozen=True)
 class Victim:
-    """A network to attack, or the members of an R2S; ``about`` says in JSON what it is."""
+    """A network to attack, or the members of an R2S; ``about`` says in JSON what it is.
+
+    ``origins`` has what is recorded of each member's search or training: its command, settings and so on.
+    """
 
     label: str
     kind: str
     members: list[PixelModel]
     about: dict[str, Any]
+    origins: list[dict[str, Any]]
 
     @property
     def model(self) -> PixelModel | list[PixelModel]:
@@ -76,9 +80,9 @@ def load_victim(source: str, name: str | None = None) -> Victim:
     if (is_dense_folder or is_timms) and name is not None:
         raise SettingsError(f"--name {name} goes with tickets; {source} is a dense model")
     if is_dense_folder:
-        return _dense(_label(folder), load_dense(folder))
+        return _dense(_label(folder), load_dense(folder), _trained(folder))
     if is_timms:
-        return _dense(_label(Path(path)) if prefix == "local-dir" else source, load_timm(source))
+        return _dense(_label(Path(path)) if prefix == "local-dir" else source, load_timm(source), {})
     return _tickets(source, name)
 
 
@@ -100,9 +104,10 @@ def _tickets(source: str, name: str | None) -> Victim:
         "dataset": _searched_on(tickets[0].provenance),
     }
     members = [PixelModel(ticket.model()) for ticket in tickets]
+    origins = [dict(ticket.provenance) for ticket in tickets]
     if len(members) == 1:
-        return Victim(f"{label}-{tickets[0].name}", "ticket", members, about)
-    return Victim("-".join([label, *(names or ())]), "r2s", members, about)
+        return Victim(f"{label}-{tickets[0].name}", "ticket", members, about, origins)
+    return Victim("-".join([label, *(names or ())]), "r2s", members, about, origins)
 
 
 def _names(text: str) -> list[str]:
@@ -120,8 +125,8 @@ def each_alone(victim: Victim) -> list[Victim]:
         return [victim]
     entries = victim.about["tickets"]
     return [
-        Victim(entry["name"], "ticket", [member], {**victim.about, "tickets": [entry]})
-        for entry, member in zip(entries, victim.members, strict=True)
+        Victim(entry["name"], "ticket", [member], {**victim.about, "tickets": [entry]}, [origin])
+        for entry, member, origin in zip(entries, victim.members, victim.origins, strict=True)
     ]
 
 
@@ -238,17 +243,23 @@ def _holds_tickets(folder: Path) -> bool:
         return True  # let the tickets' own reader say what is wrong with it
 
 
-def _dense(label: str, model: nn.Module) -> Victim:
+def _trained(folder: Path) -> dict[str, Any]:
+    """Return what train.py recorded of a dense model; {} where there is nothing."""
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("provenance")
+    return found if isinstance(found, dict) else {}
+
+
+def _dense(label: str, model: nn.Module, origin: dict[str, Any]) -> Victim:
     cfg: Any = model.pretrained_cfg
     state = model.state_dict()
     about = {
         "source": label,
         "architecture": cfg.get("architecture") or type(model).__name__,
         "state_digest": digest(state, state),
-        "dataset": None,
+        "dataset": _searched_on(origin),
     }
     try:
-        return Victim(label, "dense", [PixelModel(model)], about)
+        return Victim(label, "dense", [PixelModel(model)], about, [origin])
     except RstHubError as error:
         raise ArchitectureError(f"{label}: {error}") from error
 

@@ -6,9 +6,10 @@ what recipes/benchmark.py and recipes/transfer.py wrote, unchanged. ``card_templ
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from .config import read_config
 from .errors import SettingsError
 from .files import write_files
-from .gathered import Folder, all_measured, gather, of_set, of_ticket, rank, rank_in_set, runs_of
+from .gathered import Folder, all_measured, gather, of_set, of_ticket, over_seeds, rank, rank_in_set, runs_of
 from .paper import compared, paper
 from .pictures import DRAW, PICTURES, picture_digest, to_draw
 from .results import (
@@ -55,12 +56,26 @@ _SIGNED = re.compile(r"(?P<text>.*\n)<!-- rst-hub: .* SHA-256 of all above: (?P<
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text on one network, and the runs that measured them, by number from 1 on."""
+    """Rows of text on one network, and the runs that measured them, by number from 1 on.
+
+    ``trained`` is what trained a dense network and by which command, where that is recorded.
+    """
 
     title: str
     rows: tuple[tuple[str, ...], ...]
     runs: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
+    trained: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class SeedsTable:
+    """Accuracies of one network's search with several seeds, and of the other seeds: seed, search, measurement."""
+
+    title: str
+    seeds: tuple[int, ...]
+    rows: tuple[tuple[str, ...], ...]
+    others: tuple[tuple[int, str, str, str], ...]
 
 
 def render(folder: str | Path) -> dict[str, bytes]:
@@ -174,7 +189,7 @@ def _page(folder: Folder) -> dict[str, Any]:
     for entry in entries:
         title = f"Ticket {entry['name']}: {100 * entry['remaining_ratio']:.3g}% of each layer's weights"
         tables.append(_table(folder, title, of_ticket(folder, entry), always))
-    dense = [_table(folder, f"Dense network {run.rows[0].of}", [run], required=()) for run in runs_of(folder, "dense")]
+    dense = [_dense_table(folder, run) for run in runs_of(folder, "dense")]
     here = f"model_cards/{plain(folder.name)}"  # where such folders lie, in a clone
     names = [result.dataset for result in folder.results.values()]
     names += [searched.dataset for searched in map(searched_result, entries) if searched]
@@ -192,6 +207,7 @@ def _page(folder: Folder) -> dict[str, Any]:
         "data": and_last([folder.data(name) for name in dict.fromkeys(names)]) or "no recorded data set",
         "lead": [_sentence(folder, run, row) for run, row in _leading(folder)],
         "tables": [table for table in tables if table.rows],
+        "seeds": _seeds_tables(folder),
         "dense": dense,
         "where": Verbatim(json.dumps(about.get("repo_id") or here, ensure_ascii=False)),
         "timm_where": Verbatim(
@@ -245,6 +261,53 @@ def _table(folder: Folder, title: str, runs: Sequence[Result], required: Sequenc
     return Table(plain(title), tuple(rows), ran, tuple(dict.fromkeys(plain(line) for line in warnings)))
 
 
+def _dense_table(folder: Folder, run: Result) -> Table:
+    """Return the table of a dense network, with what is recorded of its training."""
+    table = _table(folder, f"Dense network {run.rows[0].of}", [run], required=())
+    origin = next(iter(listed(run.said, "origins")), None)
+    if not isinstance(origin, dict) or not isinstance(origin.get("settings"), dict):
+        return table
+    facts = _facts_of(folder, origin, learned="all weights")
+    told = "; ".join(f"{what}: {how}" for what, how in facts.items() if what not in ("Mask", "Versions"))
+    return replace(table, trained=(told, or_unknown(look(origin, "command"), 4000)))
+
+
+def _seeds_tables(folder: Folder) -> list[SeedsTable]:
+    """Return a table of every network that the same search found with other seeds too."""
+    tables = []
+    for one in [of_set(folder), *(of_ticket(folder, entry) for entry in folder.entries)]:
+        found = [(row, over_seeds(folder, run, row)) for run in one for row in run.rows]
+        found = [(row, by_seed) for row, by_seed in found if by_seed]
+        if not found:
+            continue
+        whose = found[0][0]
+        seeds = sorted({seed for _, by_seed in found for seed in by_seed})
+        found.sort(key=lambda one: rank_in_set(one[0].name, one[0]) if one[0].is_set else rank(one[0].name))
+        rows = [
+            (
+                row.words,
+                "not attacked" if row.name == "clean" else budget(row.norm, row.eps),
+                *(f"{by_seed[seed].accuracy:.2f}" if seed in by_seed else "not measured" for seed in seeds),
+                f"{math.fsum(each.accuracy for each in by_seed.values()) / len(by_seed):.2f}",
+                f"{row.samples:,}",
+            )
+            for row, by_seed in found
+        ]
+        others = [run for run in folder.results.values() if run.seed is not None and run.rows[0].of == whose.of]
+        told = [
+            (
+                run.seed or 0,
+                or_unknown(look(listed(run.said, "origins")[0], "command"), 4000),  # of a set all are the same
+                _circumstances(folder, run),
+                or_unknown(run.said.get("command"), 4000),
+            )
+            for run in sorted(others, key=lambda run: run.seed or 0)
+        ]
+        title = whose.of if whose.is_set else f"Ticket {whose.of}"
+        tables.append(SeedsTable(f"{plain(title)}: {len(seeds)} seeds", tuple(seeds), tuple(rows), tuple(told)))
+    return tables
+
+
 def _circumstances(folder: Folder, run: Result) -> str:
     """Return which samples were measured, with which seed, where and by what."""
     said = run.said
@@ -289,9 +352,14 @@ def _sentence(folder: Folder, run: Result, row: Measured) -> str:
     how = f"in the {row.words}" if row.name == "worst" else f"under {row.words}"
     if row.name == "worst" and row.is_set:  # the table has their names
         how = f"in the worst of {len((row.settings or {})['of'])} attacks"
+    spread = ""
+    if seeds := over_seeds(folder, run, row):
+        found = [one.accuracy for one in seeds.values()]
+        mean, names = math.fsum(found) / len(found), and_last([str(seed) for seed in sorted(seeds)])
+        spread = f"; over seeds {names} {mean:.2f}% on average, {min(found):.2f} to {max(found):.2f}"
     return (
         f"{row.accuracy:.2f}% ({low:.2f} to {high:.2f}) {how}, {budget(row.norm, row.eps)}, {row.samples:,} samples of "
-        f"{folder.data(run.dataset)}" + ("" if row.of == "R2S" or not row.is_set else f", {row.of}")
+        f"{folder.data(run.dataset)}" + ("" if row.of == "R2S" or not row.is_set else f", {row.of}") + spread
     )
 
 
@@ -323,7 +391,9 @@ def _search_facts(folder: Folder) -> list[tuple[str, str]]:
     return facts
 
 
-def _facts_of(folder: Folder, origin: Mapping[str, Any]) -> dict[str, str]:
+def _facts_of(folder: Folder, origin: Mapping[str, Any], learned: str = "the scores") -> dict[str, str]:
+    """Return (what, how) of a search, or of the training of a dense network."""
+
     def of(*keys: str) -> str:
         return or_unknown(look(origin, *keys))
 
@@ -340,13 +410,13 @@ def _facts_of(folder: Folder, origin: Mapping[str, Any]) -> dict[str, str]:
     held = f"{of('heldout', 'clean')}% clean and {of('heldout', 'pgd20')}% under PGD-20 there"
     return {
         "Data": f"{folder.data(of('dataset', 'name'))}, training split, augmentation {setting('augment')}",
-        "Images": f"{images[0]} to search on, {images[1]} held out",
-        "Attack in the search": f"{setting('attack')}, {steps}Linf, eps {setting('eps')}/255, {own}",
+        "Images": f"{images[0]} to learn from, {images[1]} held out",
+        "Attack in the loop": f"{setting('attack')}, {steps}Linf, eps {setting('eps')}/255, {own}",
         "Epochs": setting("epochs")
         + ("" if stopped is None else f", stopped after {or_unknown(stopped)} optimizer steps"),
         "Epoch kept": f"{of('epoch')}, after {of('optimizer_steps')} optimizer steps: the best one on the held-out "
         f"images, {held}; the test images were not looked at",
-        "Optimizer": f"{setting('optimizer')} of the scores, learning rate {setting('lr')}, schedule "
+        "Optimizer": f"{setting('optimizer')} of {learned}, learning rate {setting('lr')}, schedule "
         f"{setting('schedule')}, momentum {setting('momentum')}, weight decay {setting('weight_decay')}, batch "
         f"{setting('batch_size')}",
         "Mask": f"pattern {setting('pattern')}, scores of seed {setting('score_seed')}",

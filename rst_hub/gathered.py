@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SettingsError
-from .results import ALL_RIGHT, BASELINE, DRAWS_ONE, Measured, Result, searched_result
+from .results import ALL_RIGHT, BASELINE, DRAWS_ONE, Measured, Result, outcomes_of, searched_result
 from .ticket import Ticket
 from .wording import plain
 
@@ -88,8 +88,9 @@ def shannon_bits(size: int, kept: int) -> float:
 
 
 def runs_of(folder: Folder, kind: str, members: tuple[str, ...] | None = None) -> list[Result]:
-    """Return the results of a kind, of these tickets if given, Linf first."""
+    """Return the results of a kind, of these tickets if given, Linf first; none of other seeds."""
     found = [result for result in folder.results.values() if result.kind == kind and result.rows]
+    found = [result for result in found if result.seed is None]
     found.sort(key=lambda result: all(row.norm != "Linf" for row in result.rows))
     return [result for result in found if members is None or result.rows[0].members == members]
 
@@ -101,6 +102,24 @@ def of_ticket(folder: Folder, entry: Mapping[str, Any]) -> list[Result]:
     searched = searched_result(entry)
     new = [row for row in searched.rows if (row.name, row.norm, row.eps) not in seen] if searched else []
     return [*runs, replace(searched, rows=tuple(new))] if searched and new else runs
+
+
+def over_seeds(folder: Folder, run: Result, row: Measured) -> dict[int, Measured]:
+    """Return by seed, the folder's first, what the same search found with other seeds: the same attack and samples.
+
+    With the folder's seed alone there is nothing beside ``row``, and {} comes back.
+    """
+    found = {folder.config["rst"]["init"]["seed"]: row}
+    for other in sorted(folder.results.values(), key=lambda one: one.seed or 0):
+        if other.seed is not None and (other.dataset, other.split) == (run.dataset, run.split):
+            for same in (one for one in other.rows if _alike(one) == _alike(row)):
+                found.setdefault(other.seed, same)
+    return found if len(found) > 1 else {}
+
+
+def _alike(row: Measured) -> Measured:
+    """Return what two rows must have in common to be the same measurement of two networks."""
+    return replace(row, accuracy=0.0, interval=None, remark="", settings=outcomes_of(row.settings))
 
 
 def of_set(folder: Folder) -> list[Result]:

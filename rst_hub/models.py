@@ -486,12 +486,22 @@ def dense_config(model: nn.Module, architecture: str, timm_kwargs: Mapping[str, 
     }
 
 
-def save_dense(model: nn.Module, folder: str | Path, architecture: str, timm_kwargs: Mapping[str, Any]) -> None:
-    """Write a dense model in timm's form: config.json and model.safetensors, for its ``local-dir:`` names."""
+def save_dense(
+    model: nn.Module,
+    folder: str | Path,
+    architecture: str,
+    timm_kwargs: Mapping[str, Any],
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a dense model in timm's form: config.json and model.safetensors, for its ``local-dir:`` names.
+
+    ``provenance`` is what its numbers must carry, JSON that timm does not read.
+    """
     # clones, because safetensors refuses the tensors that some architectures share between layers
     tensors = {name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     with new_folder(Path(folder)) as beside:
-        write_json(beside / "config.json", dense_config(model, architecture, timm_kwargs))
+        config = dense_config(model, architecture, timm_kwargs)
+        write_json(beside / "config.json", config | ({"provenance": dict(provenance)} if provenance else {}))
         safetensors.torch.save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from .gathered import Folder, all_measured
+from .gathered import Folder, all_measured, over_seeds
 from .results import KNOWS_ENSEMBLE, Measured, Result
 from .wording import budget, look, or_unknown, plain, thousands
 
@@ -111,7 +111,9 @@ def _differences(folder: Folder, run: Result, row: Measured, theirs: Mapping[str
     for entry in folder.entries:
         if entry["name"] in row.members:
             said += _search_differences(entry, {**settings, "eps": theirs["searched_eps_over_255"]})
-    return [text for text in dict.fromkeys(said) if text] + [f"one seed here, {paper()['seeds']} there"]
+    seeds = len(over_seeds(folder, run, row))
+    shown = f"one of {seeds} seeds here (the others are above)" if seeds else "one seed here"
+    return [text for text in dict.fromkeys(said) if text] + [f"{shown}, {paper()['seeds']} there"]
 
 
 def _search_differences(entry: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What stands beside tickets in their folder, checked: card.json, and the results of the recipes in results/.
 
-All of it is taken for a stranger's text. A result must have been measured on the very tickets that lie there.
+All of it is taken for a stranger's text. A result must have been measured on the very tickets that lie there, or on
+those that the same search found with another seed.
 """
 
 import json
@@ -19,7 +20,7 @@ from .errors import RstHubError, SettingsError, TicketError, nearest
 from .evaluate import interval
 from .files import read_inside, strict_json
 from .suite import ADAPTIVE
-from .wording import and_last, plain
+from .wording import and_last, look, plain
 
 KNOWS_ALL, DRAWS_ONE = "all members, expectation over them", "one member drawn at random"
 KNOWS_ENSEMBLE = "all members, their ensemble"
@@ -104,7 +105,8 @@ class Measured:
 class Result:
     """A checked file of results/: its bytes, what it says, and the accuracies in it.
 
-    ``kind`` is "ticket", "r2s", "dense" or "transfer"; or "search", for what a ticket's provenance says.
+    ``kind`` is "ticket", "r2s", "dense" or "transfer"; or "search", for what a ticket's provenance says. ``seed`` is
+    that of the random network where it is not the folder's: the same search was made with another seed.
     """
 
     kind: str
@@ -113,6 +115,7 @@ class Result:
     split: str
     said: Mapping[str, Any]
     content: bytes = b""
+    seed: int | None = None
 
 
 def read_about(folder: str | Path) -> dict[str, Any]:
@@ -185,8 +188,11 @@ def _read_benchmark(said: dict[str, Any], content: bytes, config: Mapping[str, A
     if kind not in ("ticket", "r2s", "dense"):
         raise ValueError(f"it is of the kind {kind!r}")
     names: tuple[str, ...] = ()
+    seed = None
     if kind != "dense":
-        _check_own(network["tickets"], config)
+        seed = _other_seed(said, config)
+        if seed is None:
+            _check_own(network["tickets"], config)
         names = tuple(ticket["name"] for ticket in network["tickets"])
     if (kind == "ticket") != (len(names) == 1) or (kind == "r2s") != (len(names) > 1):
         raise ValueError(f"a {kind} has {len(names)} tickets")
@@ -199,7 +205,8 @@ def _read_benchmark(said: dict[str, Any], content: bytes, config: Mapping[str, A
         raise ValueError(f"it has {rows[0].samples} samples of a data set of {said['dataset']['samples']}")
     for check in said["flags"]["checks"]:
         _text(check["check"]), _text(check["found"]), {True: "", False: "", None: ""}[check["passed"]]
-    return Result(kind, tuple(rows), _text(said["dataset"]["name"]), _text(said["dataset"]["split"]), said, content)
+    dataset = said["dataset"]
+    return Result(kind, tuple(rows), _text(dataset["name"]), _text(dataset["split"]), said, content, seed)
 
 
 def _rows_of_one(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> list[Measured]:
@@ -377,6 +384,51 @@ def _check_own(tickets: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) 
             )
 
 
+def _other_seed(said: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+    """Return the seed of the random network if it is another than the folder's; all else must be the same.
+
+    Raises:
+        TicketError: the search was another one, and not only with another seed.
+    """
+    network, rst = said["network"], config["rst"]
+    seed, own = network["init"]["seed"], {entry["name"]: entry for entry in rst["tickets"]}
+    if seed == rst["init"]["seed"] or not network["tickets"]:
+        return None
+    if type(seed) is not int or not 0 <= seed < 2**64:
+        raise ValueError(f"its seed is {str(seed)[:50]!r}")
+    here = {key: rst[key] for key in ("architecture", "timm_kwargs")} | {"weights": rst["init"]["distribution"]}
+    there = {key: network[key] for key in ("architecture", "timm_kwargs")}
+    there["weights"] = network["init"]["distribution"]
+    origins = said.get("origins") or [None] * len(network["tickets"])
+    for ticket, origin in zip(network["tickets"], origins, strict=True):
+        entry = own.get(_text(ticket["name"]))
+        if entry is None:
+            raise TicketError(f"measured with seed {seed} on a ticket {plain(ticket['name'], 80)!r}, which is not here")
+        here |= {"remaining_ratio": entry["remaining_ratio"], **_searched_by(entry["provenance"])}
+        there |= {"remaining_ratio": ticket["remaining_ratio"], **_searched_by(origin)}
+        other = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+        if other or "attack" not in here:
+            key = other[0] if other else "settings"
+            raise TicketError(
+                f"measured on a ticket of another search: {key} is {str(here.get(key))[:80]!r} here and "
+                f"{str(there.get(key))[:80]!r} there. Give results of the same search with other seeds, or leave it out"
+            )
+    return seed
+
+
+_OF_ANOTHER_RUN = ("seed", "score_seed", "test_samples", "eval_batch_size", "compile")
+"""Settings that may differ where it is the same search with another seed."""
+
+
+def _searched_by(origin: Any) -> dict[str, Any]:
+    """Return what made a ticket, but for its seeds and how it was measured; {} where that is not recorded."""
+    settings = look(origin, "settings")
+    if not isinstance(settings, dict):
+        return {}
+    made = {key: value for key, value in settings.items() if key not in _OF_ANOTHER_RUN}
+    return {**made, "precision": look(origin, "precision"), "images": look(origin, "dataset", "training_samples")}
+
+
 def _own_networks(networks: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, int]:
     """Return the position in a matrix of each of the folder's tickets in it; others may be in it too.
 
@@ -531,10 +583,10 @@ def _numbers(result: Result) -> set[str]:
     if result.kind == "transfer":
         found = [(said["attack"], protocol, matrix) for protocol, matrix in said["accuracy"].items()]
     else:
-        found = [(row.name, _outcomes_of(row.settings), row.accuracy) for row in result.rows if row.name != "worst"]
+        found = [(row.name, outcomes_of(row.settings), row.accuracy) for row in result.rows if row.name != "worst"]
     return {json.dumps([on, one], sort_keys=True) for one in found}
 
 
-def _outcomes_of(settings: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+def outcomes_of(settings: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return settings that are equal where outcomes are: "enough" leaves what "best" does, for less work."""
     return {**settings, "keep": "best"} if settings and settings.get("keep") == "enough" else settings

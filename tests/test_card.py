@@ -5,11 +5,11 @@ import ticket_results
 import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard
-from ticket_results import SAMPLES, accuracies, network, put, result, section, text_of, transfer
+from ticket_results import SAMPLES, SEARCHED, accuracies, network, put, result, section, text_of, transfer
 
 from rst_hub import RstHubError, Ticket, from_pretrained
 from rst_hub.card import is_rendered, render, write_card
-from rst_hub.errors import SettingsError
+from rst_hub.errors import SettingsError, TicketError
 from rst_hub.pictures import picture_digest
 from rst_hub.results import read_about
 from rst_hub.ticket import ticket_names
@@ -99,7 +99,7 @@ def test_the_searchs_own_numbers_stand_in_until_others_are_there(searched, tmp_p
     assert "| 70.00 |" in own
     write_card(searched, about={"notes": ["a note"]})
     text = text_of(searched)
-    for fact in ("17, after", "49,000 to search on", "pgd, 7 steps, Linf, eps 8/255", "float32", "a test", "- a note"):
+    for fact in ("17, after", "49,000 to learn from", "pgd, 7 steps, Linf, eps 8/255", "float32", "a test", "- a note"):
         assert fact in text, fact
     assert "recipes/search.py --model test_resnet --dataset cifar10" in section(text, "How it was searched")
 
@@ -300,3 +300,64 @@ def test_a_published_folder_is_what_is_rendered_from_it_and_loads(published):
         Ticket.load(published, name).verify()
         assert from_pretrained(published, ticket=name).num_classes == 10
     assert sum(path.stat().st_size for path in published.rglob("*") if path.is_file()) < 3_000_000  # it lives in git
+
+
+def other_seed(searched, seed, **changed):
+    """Return a result of the same search with another seed, less accurate the higher the seed."""
+    (entry,) = network(searched)["tickets"]
+    about = {**network(searched), "init": {**network(searched)["init"], "seed": seed}}
+    about["tickets"] = [{**entry, "sha256": f"{seed:064d}"}]
+    said = result("ticket", about, ("pgd20", "autoattack"), clean=700 - 10 * seed)
+    settings = {**SEARCHED["settings"], "seed": seed, "score_seed": seed, "test_samples": 5, **changed}
+    return {**said, "origins": [{**SEARCHED, "settings": settings, "command": f"recipes/search.py --seed {seed}"}]}
+
+
+def test_other_seeds_of_the_same_search_stand_beside_the_first(searched, tmp_path):
+    files = [put(tmp_path / "0.json", result("ticket", network(searched), ("pgd20", "autoattack")))]
+    files += [put(tmp_path / f"{seed}.json", other_seed(searched, seed)) for seed in (2, 11)]
+    write_card(searched, files)
+    text = text_of(searched)
+    rows = [line for line in section(text, "Ticket r0.05: 3 seeds").splitlines() if line.startswith("|")]
+    assert rows[0] == "| | budget | seed 0 | seed 2 | seed 11 | mean | samples |"
+    assert rows[2] == "| clean | not attacked | 70.00 | 68.00 | 59.00 | 65.67 | 1,000 |"
+    assert rows[3] == "| PGD-20 | Linf, eps 8/255 | 66.90 | 64.90 | 55.90 | 62.57 | 1,000 |"
+    assert rows[4] == "| AutoAttack (standard) | Linf, eps 8/255 | 63.80 | 61.80 | 52.80 | 59.47 | 1,000 |"
+    assert len(rows) == 6
+    assert "; over seeds 0, 2 and 11 59.47% on average, 52.80 to 63.80" in section(text, "Measured")
+    assert text.count("recipes/search.py --seed 11") == 1
+    # Nothing else of the card takes them for the folder's own.
+    own = section(text, "Ticket r0.05: 5% of")
+    assert "| 70.00 |" in own
+    assert "| 68.00 |" not in own
+    assert {row.metric_value for row in ModelCard(text).data.eval_results} == {70.0, 66.9, 63.8}
+    assert (searched / "results").is_dir()
+    assert len(list((searched / "results").iterdir())) == 3
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 21}, {"eps": 4.0}, {"dataset": "cifar100"}])
+def test_another_search_is_not_another_seed(searched, tmp_path, changed):
+    with pytest.raises(TicketError, match=f"another search: {next(iter(changed))} is"):
+        write_card(searched, [put(tmp_path / "a.json", other_seed(searched, 1, **changed))])
+    said = other_seed(searched, 1)
+    said.pop("origins")
+    with pytest.raises(TicketError, match="another search"):
+        write_card(searched, [put(tmp_path / "a.json", said)])
+    said = other_seed(searched, 1)
+    said["network"]["architecture"] = "resnet18"
+    with pytest.raises(TicketError, match="another search: architecture is 'test_resnet' here"):
+        write_card(searched, [put(tmp_path / "a.json", said)])
+    assert not (searched / "results").exists()
+
+
+def test_a_dense_network_says_how_it_was_trained(folder, tmp_path):
+    origin = {**SEARCHED, "command": "recipes/train.py --model test_resnet", "seconds": 12.5}
+    said = {**result("dense", {"source": "natural", "architecture": "ResNet"}), "origins": [origin]}
+    write_card(folder, [put(tmp_path / "a.json", said)])
+    dense = section(text_of(folder), "Dense networks")
+    assert "recipes/train.py --model test\\_resnet" not in dense
+    assert "```\nrecipes/train.py --model test_resnet\n```" in dense
+    assert "Epochs: 20;" in dense
+    assert "sgd of all weights" in dense
+    assert "Time: 12.5 s" in dense
+    put(tmp_path / "b.json", {**said, "origins": [{}]})
+    assert "Trained like this" in dense

@@ -5,15 +5,16 @@ import torch
 import rst_hub  # noqa: F401  (registers the networks)
 
 PARAMETERS = {"preact_resnet18": 11_172_170, "cifar_resnet18": 11_173_962, "wide_resnet34_10": 46_160_474}
+OURS = {"preact_resnet10": 4_901_450}
 
 
 def test_parameter_counts_are_the_papers():
     with torch.device("meta"):
-        counts = {name: sum(p.numel() for p in timm.create_model(name).parameters()) for name in PARAMETERS}
-    assert counts == PARAMETERS
+        counts = {name: sum(p.numel() for p in timm.create_model(name).parameters()) for name in PARAMETERS | OURS}
+    assert counts == PARAMETERS | OURS
 
 
-@pytest.mark.parametrize("name", ["preact_resnet18", "cifar_resnet18"])
+@pytest.mark.parametrize("name", ["preact_resnet10", "preact_resnet18", "cifar_resnet18"])
 def test_they_behave_as_timm_models(name):
     model = timm.create_model(name, num_classes=7, in_chans=1).eval()
     x = torch.rand(2, 1, 32, 32)

@@ -393,7 +393,8 @@ def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path, monke
     monkeypatch.setattr(benchmark, "ADAPTIVE", ("pgd20",))  # what an R2S is measured with has its own tests
     model = build_model("test_resnet", {"num_classes": 10}, seed=0)
     describe_input(model, 32, (0.3, 0.3, 0.3), (0.3, 0.3, 0.3), LABELS)
-    save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10})
+    trained = {"command": "recipes/train.py", "settings": {"dataset": "digits"}}
+    save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10}, trained)
     add_commit("org/dense-digits", tmp_path / "dense")
     add_commit("org/rst-two", tickets / "two")
     sources = {
@@ -405,10 +406,14 @@ def test_dense_models_and_repositories_are_measured_too(tickets, tmp_path, monke
         f"local-dir:{tickets / 'two'}": "r2s",
     }
     accuracies = []
+    origins = [ticket.provenance for ticket in rst_hub.hub.load_tickets(tickets / "two")[1]]
     for number, (source, kind) in enumerate(sources.items()):
         output = tmp_path / str(number)
-        benchmark.main(["--ticket", source, "--dataset", "digits", *SMALL, "--samples", "10", "--output", str(output)])
+        dataset = ["--dataset", "digits"] if number else []  # the first says itself what it was trained on
+        benchmark.main(["--ticket", source, *dataset, *SMALL, "--samples", "10", "--output", str(output)])
         assert results(output)["kind"] == kind
+        expected = origins if kind == "r2s" else [trained if number == 0 else {}]  # timm's own way reads weights only
+        assert results(output)["origins"] == expected
         accuracies.append(results(output)["attacks"][0]["accuracy"])
     assert len(accuracies) == 6
     assert accuracies[0] == accuracies[1]

@@ -179,7 +179,7 @@ def test_pixels_are_normalised_inside():
 def test_a_dense_model_is_saved_in_timms_form(tmp_path):
     model = build_model("test_resnet", {"num_classes": 10}, seed=3).to(memory_format=torch.channels_last)
     describe_input(model, 32, (0.3,) * 3, (0.3,) * 3, LABELS)
-    save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10})
+    save_dense(model, tmp_path / "dense", "test_resnet", {"num_classes": 10}, {"command": "recipes/train.py"})
     loaded = load_dense(tmp_path / "dense")
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
     if hasattr(timm.models, "load_model_config_from_path") or tuple(map(int, timm.__version__.split(".")[2:3])) >= (

@@ -717,6 +717,7 @@ def test_a_dense_baseline_is_trained_by_the_same_loop(tmp_path):
     assert last["loss"] < 0.8 * first["loss"]
     model = load_dense(output / "model")
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    assert json.loads((output / "model" / "config.json").read_text())["provenance"] == results
     best = torch.load(output / "checkpoint.pt", weights_only=True)["best"]
     weights = model.state_dict()
     assert all(torch.equal(best[f"learned.{name}"], weights[name]) for name, _ in model.named_parameters())

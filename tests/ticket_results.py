@@ -89,7 +89,8 @@ def network(folder, names=None):
     rst = read_config(folder)["rst"]
     keys = ("name", "remaining_ratio", "kept", "sha256")
     listed = [{key: one[key] for key in keys} for one in rst["tickets"] if names is None or one["name"] in names]
-    return {"source": "run", "architecture": rst["architecture"], "init": rst["init"], "tickets": listed}
+    same = {key: rst[key] for key in ("architecture", "timm_kwargs", "init")}
+    return {"source": "run", **same, "tickets": listed}
 
 
 def named(name, threat_model):
@@ -105,7 +106,7 @@ def result(kind, about, attacks=("pgd20", "fgsm", "cw_l2"), eps=(8,), norm="Linf
     from victims import Victim
 
     count = len(about.get("tickets", [1]))
-    victim = Victim("it", kind, [torch.nn.Identity()] * count, about)
+    victim = Victim("it", kind, [torch.nn.Identity()] * count, about, [])
     planned = {}
     for name in dict.fromkeys([*(ADAPTIVE if kind == "r2s" else ()), *attacks]):
         for one in eps:
