@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,13 @@ import accelerate
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from lifts import Objective, adversarial, climb, follow, put_back, retake_statistics, trades
 from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, share, write_checkpoint, write_metrics
 from settings import RunSettings
 from torch import nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, pgd
+from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, kl_pgd, pgd
 from rst_hub.data import Images, evaluation_batches, training_batches
 from rst_hub.errors import ArchitectureError, RstHubError, SettingsError
 from rst_hub.evaluate import evaluate, evaluating, join, percent
@@ -64,6 +64,10 @@ def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Att
     step_size = None if settings.step_size is None else settings.step_size / 255
     if settings.attack == "none":
         return None
+    if settings.loss == "trades":
+        steps, default = (settings.steps, 2 / 255) if settings.attack == "pgd" else (1, 1.25 * threat_model.eps)
+        size = default if step_size is None else step_size
+        return functools.partial(kl_pgd, threat_model=threat_model, steps=steps, step_size=size, generator=generator)
     if settings.attack == "fgsm":
         return functools.partial(fgsm, threat_model=threat_model)
     if settings.attack == "fgsm-rs":
@@ -72,6 +76,13 @@ def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Att
     return functools.partial(
         pgd, threat_model=threat_model, steps=settings.steps, step_size=step_size, keep="last", generator=generator
     )
+
+
+def make_objective(settings: RunSettings) -> Objective:
+    """Return what to minimise under attack."""
+    if settings.loss == "trades":
+        return functools.partial(trades, beta=settings.trades_beta)
+    return adversarial
 
 
 def make_optimizer(settings: RunSettings, learned: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -108,15 +119,10 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
         make_folder(accelerator, each.output, run.recipe, each.settings)
     metrics: list[dict[str, Any]] = []
     best: dict[str, torch.Tensor] = {}
+    average = {name: tensor.detach().clone() for name, tensor in learner.learned.items()} if settings.ema else {}
     if saved is not None:
-        try:
-            learner.restore(saved["state"])
-            optimizer.load_state_dict(saved["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise SettingsError(f"the checkpoint in {run.output} is of another model: start again elsewhere") from error
+        _continue(run, learner, optimizer, average, saved)
         metrics, best = saved["metrics"], saved["best"]
-        write_metrics(run, metrics)
-        run.say(f"resumed after epoch {len(metrics)} of {settings.epochs}")
     network = PixelModel(learner.model)
     if settings.compile:
         network.compile()  # in place: names in state dicts stay
@@ -126,19 +132,39 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
     for epoch in range(len(metrics), settings.epochs):
         if settings.max_steps is not None and epoch * per_epoch >= settings.max_steps:
             break
-        record = _epoch(run, learner, network, optimizer, epoch, per_epoch)
+        record = _epoch(run, learner, network, optimizer, average, epoch, per_epoch)
         _share_buffers(run, learner.model)
+        state = learner.state()
+        if average:
+            _stand_in(run, learner, average, epoch)
         record.update(measure(run, learner.model, run.holdout, "held-out"))
         metrics.append(record)
         if all(_rank(earlier) < _rank(record) for earlier in metrics[:-1]):
             best = learner.state()
+        if average:
+            learner.restore(state)
         run.say(_in_words(record, settings))
         if record["steps"] == (epoch + 1) * per_epoch:  # a trial that stops within an epoch leaves no checkpoint of it
-            state = {"state": learner.state(), "optimizer": optimizer.state_dict(), "metrics": metrics, "best": best}
-            write_checkpoint(run, state)
+            found = {"state": state, "optimizer": optimizer.state_dict(), "metrics": metrics, "best": best}
+            write_checkpoint(run, {**found, "average": {name: tensor.cpu() for name, tensor in average.items()}})
         write_metrics(run, metrics)
     learner.restore(best)
     return metrics, max(range(len(metrics)), key=lambda i: (*_rank(metrics[i]), -i))
+
+
+def _continue(
+    run: Run, learner: Learner, optimizer: Any, average: Mapping[str, torch.Tensor], saved: Mapping[str, Any]
+) -> None:
+    """Put back what a checkpoint holds of the learner, the optimizer and the average, and say so."""
+    try:
+        learner.restore(saved["state"])
+        optimizer.load_state_dict(saved["optimizer"])
+        if average:
+            put_back(average, saved["average"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise SettingsError(f"the checkpoint in {run.output} is of another model: start again elsewhere") from error
+    write_metrics(run, saved["metrics"])
+    run.say(f"resumed after epoch {len(saved['metrics'])} of {run.settings.epochs}")
 
 
 def _try_forward(run: Run, model: nn.Module) -> None:
@@ -178,9 +204,15 @@ def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, 
 
 
 def _epoch(
-    run: Run, learner: Learner, network: nn.Module, optimizer: Any, epoch: int, per_epoch: int
+    run: Run,
+    learner: Learner,
+    network: nn.Module,
+    optimizer: Any,
+    average: Mapping[str, torch.Tensor],
+    epoch: int,
+    per_epoch: int,
 ) -> dict[str, Any]:
-    """Take one epoch's optimizer steps and return its record."""
+    """Take one epoch's optimizer steps, which ``average`` follows unless it is empty, and return its record."""
     settings, accelerator = run.settings, run.accelerator
     rate = learning_rate(settings, epoch)
     for group in optimizer.param_groups:
@@ -190,20 +222,13 @@ def _epoch(
     attack = make_attack(settings, generator)
     if attack is not None and settings.compile:
         attack = functools.partial(_with_frozen_weights, attack)
-    batches = training_batches(
-        run.train,
-        settings.batch_size,
-        augment=settings.augment,
-        image_size=run.image_size,
-        seed=settings.seed,
-        epoch=epoch,
-        shard=run.shard,
-    )
+    take = functools.partial(step, objective=make_objective(settings), uphill=settings.climb)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     found = torch.zeros(2, device=accelerator.device)
     begun = done = epoch * per_epoch
     started = time.monotonic()
     network.train()
+    batches = _training_batches(run, epoch)
     for x, y in tqdm(batches, f"epoch {epoch + 1}", per_epoch, leave=False, disable=not accelerator.is_main_process):
         step_seed = ((settings.seed % 2**20) * 2**24 + done) * 2**12 + rank
         generator.manual_seed(step_seed)
@@ -211,8 +236,10 @@ def _epoch(
         if accelerator.device.type == "cuda" and not x.is_cuda:  # else the copies would wait for the GPU
             x, y = x.pin_memory(), y.pin_memory()
         x, y = _to_device(run, x), y.to(accelerator.device, non_blocking=True)
-        found += step(accelerator, learner if done else _checked(learner), network, optimizer, attack, x, y)
+        found += take(accelerator, learner if done else _checked(learner), network, optimizer, attack, x, y)
         done += 1
+        if average:
+            follow(average, learner.learned, settings.ema, done)
         if settings.max_steps is not None and done >= settings.max_steps:
             break
     seconds = time.monotonic() - started
@@ -234,6 +261,27 @@ def _epoch(
     }
 
 
+def _training_batches(run: Run, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield this process's share of an epoch's batches: pixels and labels."""
+    return training_batches(
+        run.train,
+        run.settings.batch_size,
+        augment=run.settings.augment,
+        image_size=run.image_size,
+        seed=run.settings.seed,
+        epoch=epoch,
+        shard=run.shard,
+    )
+
+
+def _stand_in(run: Run, learner: Learner, average: Mapping[str, torch.Tensor], epoch: int) -> None:
+    """Put the average into the place of what is learned, with batch-norm statistics of its own."""
+    put_back(learner.learned, average)
+    learner.after_step()
+    retake_statistics(PixelModel(learner.model), (_to_device(run, x) for x, _ in _training_batches(run, epoch)))
+    _share_buffers(run, learner.model)
+
+
 def step(
     accelerator: Accelerator,
     learner: Learner,
@@ -242,6 +290,9 @@ def step(
     attack: Attack | None,
     x: torch.Tensor,
     y: torch.Tensor,
+    *,
+    objective: Objective = adversarial,
+    uphill: float = 0.0,
 ) -> torch.Tensor:
     """Take one optimizer step (paper, equation 1): attack, backward, what is learned, what it implies for the model.
 
@@ -255,6 +306,8 @@ def step(
         attack: what :func:`make_attack` gives.
         x: this process's pixels on the device, float32 (N, C, H, W) in [0, 1], in the layout of channels_last.
         y: labels there, int64 (N,).
+        objective: what is minimised, see :mod:`lifts`.
+        uphill: share of its norm that what is learned moves uphill before the gradient is taken; with one part only.
 
     Returns:
         float32 (2,) on the device: the sum of the losses and the number of right answers, under attack.
@@ -264,13 +317,20 @@ def step(
     for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
         with accelerator.accumulate(network):
             with accelerator.autocast():  # one context, so that a weight is cast once for attack and training
-                if attack is not None:
-                    part_x = attack(victim, part_x, part_y)
-                logits = network(part_x).float()
-            loss = functional.cross_entropy(logits, part_y)
+                attacked = part_x if attack is None else attack(victim, part_x, part_y)
+                loss, logits = objective(network, part_x, attacked, part_y)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
                 learner.before_step()
+            if uphill:
+                before = climb(learner.learned, uphill)
+                learner.after_step()
+                optimizer.zero_grad()
+                with accelerator.autocast():  # anew, because it kept the weights that it had cast
+                    loss, logits = objective(network, part_x, attacked, part_y)
+                accelerator.backward(loss)
+                learner.before_step()
+                put_back(learner.learned, before)
             optimizer.step()
             optimizer.zero_grad()
         found += torch.stack([loss.detach() * len(part_y), (logits.argmax(1) == part_y).sum()])

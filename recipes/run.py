@@ -147,7 +147,8 @@ def read_checkpoint(run: Run) -> dict[str, Any] | None:
         return None
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: saved[key] for key in ("state", "optimizer", "metrics", "best")}
+        found = {key: saved[key] for key in ("state", "optimizer", "metrics", "best")}
+        return {**found, "average": saved.get("average", {})}
     except Exception as error:  # torch raises half a dozen kinds for a damaged file
         raise SettingsError(f"{path} cannot be read ({error}): delete {run.output} and start again") from error
 

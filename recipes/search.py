@@ -69,7 +69,14 @@ def search(run: Run, settings: SearchSettings, folder: Path) -> None:
     model.to(run.accelerator.device).to(memory_format=torch.channels_last)
 
     # Scores beside the weights; each step's masks keep the largest of each layer (section 3.2).
-    popup = EdgePopup(model, init, settings.remaining_ratio, pattern=settings.pattern, score_seed=settings.score_seed)
+    popup = EdgePopup(
+        model,
+        init,
+        settings.remaining_ratio,
+        pattern=settings.pattern,
+        score_seed=settings.score_seed,
+        layer_ratios=settings.layer_ratios,
+    )
 
     # min over masks of max over perturbations (equation 1), by the straight-through estimator.
     learner = Learner(model, popup.scores, before_step=popup.collect_gradients, after_step=popup.apply)

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from rst_hub.attacks import NORMS
 from rst_hub.data import AUGMENTATIONS
 from rst_hub.errors import SettingsError, nearest
-from rst_hub.masking import PATTERNS, check_remaining_ratio
+from rst_hub.masking import LAYER_RATIOS, PATTERNS, check_remaining_ratio
 from rst_hub.suite import NAMES
 from rst_hub.weights import DISTRIBUTIONS
 
@@ -93,6 +93,10 @@ class RunSettings:
     eval_batch_size: int = _setting(100, "images a batch in evaluation")
     test_samples: int | None = _setting(None, "test images to measure on; default: all")
     seed: int = _setting(0, "of the random network, the data order and the attacks")
+    loss: str = _setting("cross_entropy", "trades: clean, plus beta times the divergence", ("cross_entropy", "trades"))
+    trades_beta: float = _setting(6.0, "weight of the divergence in trades")
+    ema: float = _setting(0.0, "decay of an average of what is learned, which is measured and kept: 0.995; 0: none")
+    climb: float = _setting(0.0, "share of its norm that what is learned climbs first (AWP, S2AP): 0.005; 0: none")
     compile: bool = _setting(False, "compile the network by torch.compile, for GPUs that wait for the host")
     output: str | None = _setting(None, "folder of the run; default: runs/<recipe>-<model>-<dataset>-...")
     resume: bool = _setting(False, "continue the run in --output from its last whole epoch")
@@ -105,6 +109,7 @@ class SearchSettings(RunSettings):
     remaining_ratio: float = _setting(0.05, "share of each layer's weights that the ticket keeps")
     remaining_ratios: str | None = _setting(None, "several such shares, with commas between: a set of tickets")
     distribution: str = _setting("signed_kaiming_constant", "of the random weights", DISTRIBUTIONS)
+    layer_ratios: str = _setting("uniform", "erk: small layers keep more (Erdos-Renyi kernel)", LAYER_RATIOS)
     pattern: str = _setting("element", "what is kept or removed as one", PATTERNS)
     score_seed: int = _setting(0, "of the initial scores")
 
@@ -218,7 +223,7 @@ def check(settings: RunSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
             raise SettingsError(f"--{_dashed(name)} {value}: give a number above 0")
-    for name in ("eps", "step_size", "momentum", "weight_decay", "warmup_epochs"):
+    for name in ("eps", "step_size", "momentum", "weight_decay", "warmup_epochs", "trades_beta", "ema", "climb"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < float("inf"):
             raise SettingsError(f"--{_dashed(name)} {value}: give 0 or more")
@@ -231,6 +236,14 @@ def check(settings: RunSettings) -> None:
     contradictions = {
         f"--eps {settings.eps}: give a budget in pixels over 255, at most 255": settings.eps > 255,
         f"--momentum {settings.momentum}: give a share below 1": settings.momentum >= 1,
+        f"--ema {settings.ema}: give a decay below 1": settings.ema >= 1,
+        f"--climb {settings.climb}: give a share below 1": settings.climb >= 1,
+        "--climb goes with one accumulation step, since it moves once a batch": (
+            settings.climb > 0 and settings.accumulation_steps > 1
+        ),
+        f"--loss trades goes with --attack pgd or fgsm-rs, not {settings.attack}": (
+            settings.loss == "trades" and settings.attack in ("none", "fgsm")
+        ),
         f"--warmup-epochs goes with --schedule cosine, not {settings.schedule}": (
             settings.warmup_epochs > 0 and settings.schedule != "cosine"
         ),

@@ -194,6 +194,46 @@ def pgd(
     return kept.found()
 
 
+@torch.no_grad()
+def kl_pgd(
+    model: Model,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    threat_model: ThreatModel,
+    *,
+    steps: int = 10,
+    step_size: float | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Return the last iterate of PGD that climbs KL(p(x) || p(x')): the attack within TRADES (Zhang et al., 2019).
+
+    It starts uniformly in the eps-ball, like the other attacks here, and not from a little Gaussian noise: at ``x``
+    itself the divergence has no slope.
+
+    Args:
+        model: pixels to logits of shape (N, classes).
+        x: pixels in [0, 1], float32, (N, C, H, W).
+        y: labels, int64, (N,): they play no part, but stand where every attack has them.
+        threat_model: norm and budget.
+        steps: gradient steps.
+        step_size: in pixels from 0 to 1; a quarter of eps when None.
+        generator: of the random starts, on the device of ``x``.
+
+    Raises:
+        SettingsError: steps below 1, or a negative step size.
+        DataError, RstHubError: as for :func:`pgd`.
+    """
+    step_size = threat_model.eps / 4 if step_size is None else step_size
+    _check_pgd(steps, 1, step_size, True, "last", "cross_entropy", "loss")
+    check_input(x, y)
+    (clean,) = logits_of(model, x)
+    point = random_start(x, threat_model, generator)
+    for _ in range(steps):
+        gradient, _ = _gradient(model, point, clean.log_softmax(1), _divergence)
+        point = project(point + step_size * _direction(gradient, threat_model.norm), x, threat_model)
+    return point
+
+
 def cw_linf(
     model: Victim,
     x: torch.Tensor,
@@ -537,6 +577,11 @@ def _gradient(
 
     gradient, *outputs = in_parts(model, climbed, at, y)
     return gradient, outputs
+
+
+def _divergence(outputs: Sequence[torch.Tensor], clean: torch.Tensor) -> torch.Tensor:
+    """Return KL(clean || output) of each sample, (N,), of one model; ``clean`` are log-probabilities."""
+    return functional.kl_div(outputs[0].log_softmax(1), clean, reduction="none", log_target=True).sum(1)
 
 
 def _direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:

@@ -20,7 +20,19 @@ from huggingface_hub import EvalResult, ModelCardData
 from .config import read_config
 from .errors import SettingsError
 from .files import write_files
-from .gathered import Folder, all_measured, gather, of_set, of_ticket, over_seeds, rank, rank_in_set, runs_of
+from .gathered import (
+    Folder,
+    all_measured,
+    gather,
+    lifts_of,
+    of_set,
+    of_ticket,
+    over_seeds,
+    rank,
+    rank_in_set,
+    runs_of,
+    shares_of,
+)
 from .paper import compared, paper
 from .pictures import DRAW, PICTURES, picture_digest, to_draw
 from .results import (
@@ -187,7 +199,7 @@ def _page(folder: Folder) -> dict[str, Any]:
     together = _table(folder, "R2S, all tickets together", of_set(folder), always)
     tables = [] if len(entries) == 1 else [together]
     for entry in entries:
-        title = f"Ticket {entry['name']}: {100 * entry['remaining_ratio']:.3g}% of each layer's weights"
+        title = f"Ticket {entry['name']}: {shares_of([entry])}"
         tables.append(_table(folder, title, of_ticket(folder, entry), always))
     dense = [_dense_table(folder, run) for run in runs_of(folder, "dense")]
     here = f"model_cards/{plain(folder.name)}"  # where such folders lie, in a clone
@@ -200,7 +212,7 @@ def _page(folder: Folder) -> dict[str, Any]:
         "seed": rst["init"]["seed"],
         "distribution": rst["init"]["distribution"],
         "entries": entries,
-        "shares": and_last([f"{100 * entry['remaining_ratio']:.3g}%" for entry in entries]),
+        "shares": shares_of(entries),
         "download": sum(size.file for size in folder.sizes) / len(entries),
         "input": " x ".join(str(side) for side in cfg.get("input_size", ("unknown",))),
         "classes": folder.config.get("num_classes"),
@@ -419,6 +431,7 @@ def _facts_of(folder: Folder, origin: Mapping[str, Any], learned: str = "the sco
         "Optimizer": f"{setting('optimizer')} of {learned}, learning rate {setting('lr')}, schedule "
         f"{setting('schedule')}, momentum {setting('momentum')}, weight decay {setting('weight_decay')}, batch "
         f"{setting('batch_size')}",
+        **({"Beyond the paper": "; ".join(lifts_of(origin))} if lifts_of(origin) else {}),
         "Mask": f"pattern {setting('pattern')}, scores of seed {setting('score_seed')}",
         "Precision": "float32" if of("precision") == "no" else of("precision"),
         "Device": f"{of('device')}; processes: {of('processes').strip('[]')}",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .card import write_card
+from .config import layer_ratios_of
 from .errors import RstHubError, printable
 from .export import FORMATS, export
 from .hub import load_ticket, look
@@ -110,7 +111,8 @@ def info(source: str, revision: str | None = None) -> None:
         size = sizes.get(entry["file"])
         print(_plain(f"{source}: ticket {entry['name']} of {rst['architecture']} {_arguments(rst['timm_kwargs'])}"))
         print(f"  random network   seed {rst['init']['seed']}, {rst['init']['distribution']}")
-        share = f"{entry['kept']:,} weights kept, {entry['remaining_ratio']:.2%} of each layer"
+        whose = "each layer" if layer_ratios_of(entry) == "uniform" else "the network, small layers more"
+        share = f"{entry['kept']:,} weights kept, {entry['remaining_ratio']:.2%} of {whose}"
         print(f"  masks            {entry['pattern']}, {share}")
         if size is None:
             print("  size             not known: its file was not found, or the Hub not asked")

@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import IntegrityError, RstHubError, SettingsError, TicketError, nearest, printable
 from .files import read_inside, strict_json
-from .masking import PATTERNS, check_remaining_ratio
+from .masking import LAYER_RATIOS, PATTERNS, check_remaining_ratio
 from .weights import GENERATOR, Init
 
 FORMAT_VERSION = 1
@@ -56,6 +56,11 @@ def config_digest(config: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
 def ticket_file(name: str) -> str:
     """Return the name of a ticket's file."""
     return f"ticket-{name}.safetensors"
+
+
+def layer_ratios_of(entry: Mapping[str, Any]) -> str:
+    """Return how a ticket shares its remaining ratio among layers, which is said only where it is not "uniform"."""
+    return entry.get("layer_ratios", "uniform")
 
 
 def to_json(config: Mapping[str, Any]) -> bytes:
@@ -204,6 +209,8 @@ def _check_entries(entries: list[dict[str, Any]]) -> None:
         check_remaining_ratio(entry["remaining_ratio"])
         if entry["pattern"] not in PATTERNS:
             raise ValueError(f"ticket {name} has the pattern {entry['pattern']!r}")
+        if layer_ratios_of(entry) not in LAYER_RATIOS:
+            raise ValueError(f"ticket {name} has the layer ratios {entry['layer_ratios']!r}")
         if not all(re.fullmatch(r"[0-9a-f]{64}", entry[key]) for key in ("sha256", "weights_digest")):
             raise ValueError(f"ticket {name} has a checksum that is no SHA-256")
         if type(entry["kept"]) is not int or not isinstance(entry["provenance"], dict):

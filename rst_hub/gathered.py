@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .config import layer_ratios_of
 from .errors import SettingsError
 from .results import ALL_RIGHT, BASELINE, DRAWS_ONE, Measured, Result, outcomes_of, searched_result
 from .ticket import Ticket
-from .wording import plain
+from .wording import and_last, look, or_unknown, plain
 
 _FIRST = ("clean", "pgd20", "autoattack", "worst")
 """What a table begins with, and a picture must not leave out."""
@@ -85,6 +86,26 @@ def _size_of(folder: Path, entry: Mapping[str, Any]) -> Size:
 def shannon_bits(size: int, kept: int) -> float:
     """Return log2 of the number of masks of ``size`` weights that keep ``kept``: no code of them all is shorter."""
     return (math.lgamma(size + 1) - math.lgamma(kept + 1) - math.lgamma(size - kept + 1)) / math.log(2)
+
+
+def shares_of(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return which shares of what these tickets keep, for a reader."""
+    shares = and_last([f"{100 * entry['remaining_ratio']:.3g}%" for entry in entries])
+    uniform = all(layer_ratios_of(entry) == "uniform" for entry in entries)
+    return f"{shares} of {'each layer' if uniform else 'the network'}'s weights"
+
+
+def lifts_of(origin: Mapping[str, Any]) -> list[str]:
+    """Return what a search or training had that the paper's has not, for a reader."""
+    said = look(origin, "settings")
+    settings = said if isinstance(said, dict) else {}
+    words = {
+        "loss": f"TRADES with beta {or_unknown(settings.get('trades_beta'))}",
+        "ema": f"an average of decay {or_unknown(settings.get('ema'))} of what is learned",
+        "climb": f"the gradient taken uphill by {or_unknown(settings.get('climb'))} of the norm (AWP, S2AP)",
+        "layer_ratios": "layer-wise ratios by the Erdos-Renyi kernel",
+    }
+    return [text for key, text in words.items() if settings.get(key) not in (None, 0.0, "cross_entropy", "uniform")]
 
 
 def runs_of(folder: Folder, kind: str, members: tuple[str, ...] | None = None) -> list[Result]:

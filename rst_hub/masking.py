@@ -5,6 +5,9 @@ straight-through estimator is elementwise, so the scores' gradient is exact when
 autograd (or DDP, autocast, checkpointing) left on the parameter: score.grad = parameter.grad x weight x sign(score).
 """
 
+import math
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -14,6 +17,8 @@ from .roles import maskable_weights
 from .weights import Init, uniform
 
 PATTERNS = ("element",)
+LAYER_RATIOS = ("uniform", "erk")
+"""How the remaining ratio is shared among layers, see :func:`kept_counts`."""
 
 
 class EdgePopup:
@@ -30,19 +35,32 @@ class EdgePopup:
     Args:
         model: from :func:`rst_hub.create_model`. Its maskable parameters are overwritten at once.
         init: the seed and distribution of the weights; the weights are made anew, whatever the model holds.
-        remaining_ratio: share of each layer's weights that is kept, from 0.001 to 1 (layer-wise uniform, section 4.1).
+        remaining_ratio: share of the weights that is kept, from 0.001 to 1.
         pattern: what is kept or removed as one; "element" is a single weight.
         score_seed: seed of the initial scores.
+        layer_ratios: how it is shared among layers: "uniform", as in the paper (section 4.1), or "erk", by which small
+            layers keep more; see :func:`kept_counts`.
 
     Raises:
-        SettingsError: the ratio or the pattern is not one of those above.
+        SettingsError: the ratio, the pattern or the layers' ratios are not one of those above.
         ArchitectureError: the model has no weight that can be masked.
     """
 
     def __init__(
-        self, model: nn.Module, init: Init, remaining_ratio: float, *, pattern: str = "element", score_seed: int = 0
+        self,
+        model: nn.Module,
+        init: Init,
+        remaining_ratio: float,
+        *,
+        pattern: str = "element",
+        score_seed: int = 0,
+        layer_ratios: str = "uniform",
     ) -> None:
         check_remaining_ratio(remaining_ratio)
+        if layer_ratios not in LAYER_RATIOS:
+            raise SettingsError(
+                f"layer ratios {layer_ratios!r} are not known. {nearest(str(layer_ratios), LAYER_RATIOS)}"
+            )
         if pattern not in PATTERNS:
             raise SettingsError(f"sparsity pattern {pattern!r} is not known. {nearest(str(pattern), PATTERNS)}")
         Init(score_seed)  # refuses a bad seed
@@ -50,7 +68,9 @@ class EdgePopup:
         if not weights:
             raise ArchitectureError(f"{type(model).__name__} has no convolution or linear weight to mask")
         self.model, self.init, self.pattern, self.score_seed = model, init, pattern, score_seed
-        self.remaining_ratio = float(remaining_ratio)
+        self.remaining_ratio, self.layer_ratios = float(remaining_ratio), layer_ratios
+        shapes = {w.name: tuple(w.parameter.shape) for w in weights}
+        self.kept = kept_counts(shapes, self.remaining_ratio, layer_ratios)
         self.seeded = {w.name: w.seeded(init) for w in weights}
         self.parameters = {w.name: w.parameter for w in weights}
         self.weights: dict[str, torch.Tensor] = {}
@@ -63,18 +83,18 @@ class EdgePopup:
 
     def masks(self) -> dict[str, torch.Tensor]:
         """Return the bool mask of every maskable weight: its ``kept`` largest scores by size, layer by layer."""
-        return {name: self._mask(scores) for name, scores in self.scores.items()}
+        return {name: self._mask(name) for name in self.scores}
 
     @torch.no_grad()
     def apply(self) -> None:
         """Write weight x mask into the model's parameters; what the mask removes becomes +0.0, never -0.0."""
-        for name, scores in self.scores.items():
+        for name in self.scores:
             # Bits times 0 or 1: less time than torch.where takes on a CPU.
             bits, parameter = self.weights[name].view(torch.int32), self.parameters[name].detach()
             if (parameter.dtype, parameter.device) == (torch.float32, bits.device):
-                torch.mul(bits, self._mask(scores), out=parameter.view(torch.int32))
+                torch.mul(bits, self._mask(name), out=parameter.view(torch.int32))
             else:  # somebody has cast or moved the model
-                parameter.copy_((bits * self._mask(scores)).view(torch.float32))
+                parameter.copy_((bits * self._mask(name)).view(torch.float32))
 
     @torch.no_grad()
     def collect_gradients(self) -> None:
@@ -86,8 +106,8 @@ class EdgePopup:
                 gradient = gradient.to(scores.dtype).mul_(self.weights[name]).mul_(scores.sign())
             scores.grad = gradient
 
-    def _mask(self, scores: torch.Tensor) -> torch.Tensor:
-        return top_k_mask(scores, kept_count(scores.numel(), self.remaining_ratio))
+    def _mask(self, name: str) -> torch.Tensor:
+        return top_k_mask(self.scores[name], self.kept[name])
 
 
 def check_remaining_ratio(remaining_ratio: float) -> None:
@@ -108,6 +128,29 @@ def check_remaining_ratio(remaining_ratio: float) -> None:
 def kept_count(size: int, remaining_ratio: float) -> int:
     """Return how many of ``size`` weights are kept: n - int((1 - ratio) n), as the paper's code rounds; at least 1."""
     return max(1, size - int((1 - remaining_ratio) * size))
+
+
+def kept_counts(shapes: Mapping[str, Sequence[int]], remaining_ratio: float, layer_ratios: str) -> dict[str, int]:
+    """Return how many weights of each layer are kept, by the layers' names.
+
+    "uniform" keeps ``remaining_ratio`` of every layer, as the paper does. "erk", the Erdos-Renyi kernel (Evci et al.,
+    2020, "Rigging the Lottery"), keeps as many in all, and of a layer a share in proportion to the sum of its sides
+    over their product: small layers keep more. A share that would be above 1 is 1, and the others are raised.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    if layer_ratios == "uniform":
+        return {name: kept_count(size, remaining_ratio) for name, size in sizes.items()}
+    weight = {name: sum(shape) / sizes[name] for name, shape in shapes.items()}
+    whole: set[str] = set()
+    while True:
+        left = {name for name in sizes if name not in whole}
+        due = remaining_ratio * sum(sizes.values()) - sum(sizes[name] for name in whole)
+        factor = due / math.fsum(weight[name] * sizes[name] for name in sorted(left)) if left else 0.0
+        over = {name for name in left if factor * weight[name] > 1}
+        if not over:
+            break
+        whole |= over
+    return {name: kept_count(size, 1.0 if name in whole else factor * weight[name]) for name, size in sizes.items()}
 
 
 @torch.no_grad()

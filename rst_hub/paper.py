@@ -8,7 +8,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from .gathered import Folder, all_measured, over_seeds
+from .gathered import Folder, all_measured, lifts_of, over_seeds
 from .results import KNOWS_ENSEMBLE, Measured, Result
 from .wording import budget, look, or_unknown, plain, thousands
 
@@ -136,6 +136,7 @@ def _search_differences(entry: Mapping[str, Any], settings: Mapping[str, Any]) -
     count = look(entry["provenance"], "dataset", "training_samples")
     pairs += [("{} training images", thousands(count), thousands(settings["training_samples"]))]
     pairs += [("stopped after {} steps", own["max_steps"], "all")] if own.get("max_steps") is not None else []
+    pairs += [(f"{lift}: {{}}", "yes", "no") for lift in lifts_of(entry["provenance"])]
     pairs += [("sparsity pattern {}", entry["pattern"], paper()["pattern"])]
     return [
         f"{text.format(or_unknown(ours))} here, {or_unknown(their)} there"

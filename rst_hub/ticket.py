@@ -28,10 +28,20 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .bits import PackedMasks, encode_mask, kept_in
-from .config import TICKET_NAME, add_entry, choose_entry, config_digest, new_config, read_config, ticket_file, to_json
+from .config import (
+    TICKET_NAME,
+    add_entry,
+    choose_entry,
+    config_digest,
+    layer_ratios_of,
+    new_config,
+    read_config,
+    ticket_file,
+    to_json,
+)
 from .errors import ArchitectureError, IntegrityError, RstHubError, SettingsError, TicketError, printable
 from .files import new_folder, read_inside, strict_json, write_files
-from .masking import EdgePopup, kept_count
+from .masking import EdgePopup, kept_counts
 from .models import (
     TIMM_VERSION,
     Layout,
@@ -87,6 +97,7 @@ class Ticket:
     pretrained_cfg: dict[str, Any]
     weights_digest: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    layer_ratios: str = "uniform"
 
     def __post_init__(self) -> None:
         """Pack the masks, if they are a dict of tensors."""
@@ -131,6 +142,7 @@ class Ticket:
             pretrained_cfg=carried_input(popup.model),
             weights_digest=weights_digest(tensors, source.seeded),
             provenance={"versions": {"timm": TIMM_VERSION}, **(provenance or {})},
+            layer_ratios=popup.layer_ratios,
         )
         try:
             ticket.verify()
@@ -231,8 +243,9 @@ class Ticket:
 
     def check_counts(self) -> None:
         """Raise TicketError unless every mask keeps as many weights as the remaining ratio says."""
-        for name, mask in self.masks.items():
-            _check_count(name, int(mask.sum()), mask.numel(), self.remaining_ratio)
+        kept = {name: int(mask.sum()) for name, mask in self.masks.items()}
+        shapes = {name: self.seeded[name].shape for name in kept}
+        _check_counts(kept, shapes, self.remaining_ratio, self.layer_ratios)
 
     def save(self, folder: str | Path) -> Path:
         """Write the ticket into ``folder``, made anew or holding other tickets of the same random network.
@@ -391,6 +404,7 @@ def _entry_of(ticket: Ticket) -> dict[str, Any]:
         "weights_digest": ticket.weights_digest,
         "kept": ticket.kept,
         "provenance": ticket.provenance,
+        **({} if ticket.layer_ratios == "uniform" else {"layer_ratios": ticket.layer_ratios}),
     }
 
 
@@ -449,6 +463,7 @@ def _from_safetensors(
         pretrained_cfg=config["pretrained_cfg"],
         weights_digest=entry["weights_digest"],
         provenance=entry["provenance"],
+        layer_ratios=layer_ratios_of(entry),
     )
 
 
@@ -485,15 +500,18 @@ def _decode_masks(
     claimed = {name: kept_in(data[name], sizes[name]) for name in codes}
     if sum(claimed.values()) != entry["kept"]:
         raise TicketError(f"its masks keep {sum(claimed.values())} weights, config.json says {entry['kept']}")
-    for name, kept in claimed.items():
-        _check_count(name, kept, sizes[name], entry["remaining_ratio"])
-    return PackedMasks.decoded(data, {name: seeded[name].shape for name in codes})
+    shapes = {name: seeded[name].shape for name in codes}
+    _check_counts(claimed, shapes, entry["remaining_ratio"], layer_ratios_of(entry))
+    return PackedMasks.decoded(data, shapes)
 
 
-def _check_count(name: str, kept: int, size: int, remaining_ratio: float) -> None:
-    due = kept_count(size, remaining_ratio)
-    if kept != due:
-        raise TicketError(f"the mask of {printable(name)} keeps {kept} of {size} weights; {due} are due")
+def _check_counts(
+    kept: Mapping[str, int], shapes: Mapping[str, Sequence[int]], remaining_ratio: float, layer_ratios: str
+) -> None:
+    for name, due in kept_counts(shapes, remaining_ratio, layer_ratios).items():
+        if kept[name] != due:
+            size = math.prod(shapes[name])
+            raise TicketError(f"the mask of {printable(name)} keeps {kept[name]} of {size} weights; {due} are due")
 
 
 def _seeded(name: str, spec: list[Any], masked: bool) -> SeededTensor:

@@ -115,7 +115,7 @@ class Ternary:
         if values.dtype != torch.float32:
             return None
         patterns = values.detach().cpu().contiguous().view(torch.int32).reshape(-1).numpy()
-        up = np.float32(scale).view(np.int32)
+        up = np.int32(torch.tensor(scale, dtype=torch.float32).view(torch.int32))  # numpy would warn of an infinite one
         plus, minus = np.empty((2, (patterns.size + 7) // 8), np.uint8)
         for start in range(0, patterns.size, 8 * _ROWS_AT_ONCE):
             part = patterns[start : start + 8 * _ROWS_AT_ONCE]

@@ -3,11 +3,11 @@ import re
 import pytest
 import ticket_results
 import yaml
-from conftest import ROOT
+from conftest import ROOT, make_popup
 from huggingface_hub import ModelCard
 from ticket_results import SAMPLES, SEARCHED, accuracies, network, put, result, section, text_of, transfer
 
-from rst_hub import RstHubError, Ticket, from_pretrained
+from rst_hub import EdgePopup, RstHubError, Ticket, from_pretrained
 from rst_hub.card import is_rendered, render, write_card
 from rst_hub.errors import SettingsError, TicketError
 from rst_hub.pictures import picture_digest
@@ -361,3 +361,16 @@ def test_a_dense_network_says_how_it_was_trained(folder, tmp_path):
     assert "Time: 12.5 s" in dense
     put(tmp_path / "b.json", {**said, "origins": [{}]})
     assert "Trained like this" in dense
+
+
+def test_a_card_says_what_the_search_had_beyond_the_paper(tmp_path):
+    popup = make_popup()
+    settings = {**SEARCHED["settings"], "loss": "trades", "trades_beta": 6.0, "ema": 0.995, "climb": 0.005}
+    origin = {**SEARCHED, "settings": {**settings, "layer_ratios": "erk"}}
+    erk = EdgePopup(popup.model, popup.init, 0.1, layer_ratios="erk")
+    text = text_of(Ticket.draw(erk, provenance=origin).save(tmp_path / "erk"))
+    assert "10% of the network's weights" in section(text, "Ticket r0.1: 10% of the network's weights")
+    beyond = next(line for line in text.splitlines() if line.startswith("| Beyond the paper |"))
+    for lift in ("TRADES with beta 6;", "decay 0.995 of", "uphill by 0.005 of", "Erdos-Renyi kernel"):
+        assert lift in beyond
+    assert "Beyond the paper" not in text_of(Ticket.draw(popup, provenance=SEARCHED).save(tmp_path / "plain"))

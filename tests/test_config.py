@@ -54,6 +54,7 @@ def edits():
         "ratio 0": at(*entry, "remaining_ratio", value=0),
         "ratio text": at(*entry, "remaining_ratio", value="0.1"),
         "pattern": at(*entry, "pattern", value="__import__"),
+        "layer ratios": at(*entry, "layer_ratios", value="magic"),
         "checksum short": at(*entry, "sha256", value="abc"),
         "checksum number": at(*entry, "weights_digest", value=7),
         "kept text": at(*entry, "kept", value="7"),
@@ -67,7 +68,7 @@ def test_every_edit_of_a_config_is_refused(folder):
     path = folder / "config.json"
     good = json.loads(path.read_text())
     assert read_config(folder) == good
-    assert len(edits()) == 42
+    assert len(edits()) == 43
     for name, change in edits().items():
         config = copy.deepcopy(good)
         change(config)

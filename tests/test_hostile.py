@@ -640,6 +640,7 @@ VALUES = {
     "remaining_ratio": (0, 1.5, float("nan"), "0.1", True, 1e-320, 10**400, -0.1, 2, None, [0.1], float("inf")),
     "kept": (1, -1, "1", 2**70, 0, True, 1.5, None, 10**4000),
     "pattern": ("row", ["element"], None, "", {}, "x" * 2**20),
+    "layer_ratios": ("erk", "magic", ["erk"], None, {}, "x" * 2**20),
     "sha256": ("f" * 64, "f" * 64 + "\n", None, ["f" * 64], "", "f" * 63, "f" * 65, "\uff46" * 64, 1),
     "weights_digest": ("f" * 64, None, ["f" * 64], "", "f" * 64 + "\n", 1),
     "provenance": (None, [], "x"),

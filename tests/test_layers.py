@@ -87,7 +87,7 @@ def test_each_library_has_its_place():
 def test_every_module_has_its_test_file():
     modules = {path.stem for path in (ROOT / "rst_hub").glob("*.py")} - {"__init__"}
     tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
-    assert tests - modules == {"architectures", "hostile", "layers", "measuring", "recipes", "size"}
+    assert tests - modules == {"architectures", "hostile", "layers", "lifts", "measuring", "recipes", "size"}
     assert modules - tests == set()
 
 
@@ -96,7 +96,7 @@ def test_recipes_shadow_no_library():
     import sys
 
     names = {path.stem for path in (ROOT / "recipes").glob("*.py")}
-    assert len(names) == 11
+    assert len(names) == 12
     elsewhere = [folder for folder in sys.path if Path(folder).resolve() != ROOT / "recipes"]
     for name in names:
         assert importlib.machinery.PathFinder.find_spec(name, elsewhere) is None, name

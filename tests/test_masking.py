@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from rst_hub import EdgePopup, Init, create_model
 from rst_hub.errors import ArchitectureError, SettingsError
-from rst_hub.masking import kept_count, top_k_mask
+from rst_hub.masking import kept_count, kept_counts, top_k_mask
 
 
 def test_masks_equal_those_of_a_full_sort():
@@ -64,6 +64,35 @@ def test_the_kept_count_is_the_published_one():
     assert len(cases) == 40
     assert kept_count(100, 1) == 100
     assert kept_count(10, 1e-20) == 1
+
+
+def test_the_erdos_renyi_kernel_keeps_as_many_in_all_and_more_of_small_layers():
+    shapes = {"stem": (64, 3, 3, 3), "wide": (512, 512, 3, 3), "side": (128, 64, 1, 1), "head": (10, 512)}
+    sizes = {name: torch.Size(shape).numel() for name, shape in shapes.items()}
+    cases = 0
+    for ratio in (0.01, 0.05, 0.2, 0.5, 0.9, 1.0):
+        kept = kept_counts(shapes, ratio, "erk")
+        assert abs(sum(kept.values()) - ratio * sum(sizes.values())) <= len(shapes)
+        shares = {name: kept[name] / sizes[name] for name in shapes}
+        assert max(shares.values()) <= 1
+        # Shares below 1 are as the sum of sides over their product.
+        below = [name for name in shapes if kept[name] < sizes[name]]
+        factors = [shares[name] * sizes[name] / sum(shapes[name]) for name in below]
+        assert all(factor == pytest.approx(factors[0], rel=0.02) for factor in factors)
+        whole = [name for name in shapes if name not in below]
+        assert not below or all(factors[0] * sum(shapes[name]) / sizes[name] >= 0.98 for name in whole)
+        cases += 1
+        assert kept_counts(shapes, ratio, "uniform") == {name: kept_count(sizes[name], ratio) for name in shapes}
+    assert cases == 6
+    # By hand, of two layers of which the small one is kept whole: 12 of 20 weights, 4 in it, 8 of 16 in the other.
+    assert kept_counts({"a": (2, 2), "b": (4, 4)}, 0.6, "erk") == {"a": 4, "b": 8}
+    # 5 of 20: the shares are as 4 / 4 to 8 / 16, so 5 / 12 of 4 and 5 / 24 of 16.
+    assert kept_counts({"a": (2, 2), "b": (4, 4)}, 0.25, "erk") == {"a": 2, "b": 4}
+
+
+def test_layer_ratios_that_are_not_known_are_refused():
+    with pytest.raises(SettingsError, match="'erg' are not known"):
+        EdgePopup(make_popup().model, Init(0), 0.1, layer_ratios="erg")
 
 
 def test_the_model_holds_weight_times_mask_and_never_minus_zero():

@@ -523,3 +523,22 @@ def test_verify_sees_values_that_are_not_what_their_bits_say(monkeypatch):
     monkeypatch.setattr(Ternary, "tensor", lambda bits: made(bits).neg())
     with pytest.raises(TicketError, match="was drawn with"):
         ticket.verify()
+
+
+def test_a_ticket_of_the_erdos_renyi_kernel_loads_and_cannot_be_called_uniform(tmp_path):
+    popup = make_popup()
+    erk = EdgePopup(popup.model, popup.init, 0.1, layer_ratios="erk")
+    folder = Ticket.draw(erk).save(tmp_path / "erk")
+    loaded = Ticket.load(folder)
+    assert loaded.layer_ratios == "erk"
+    assert loaded.kept == sum(erk.kept.values())
+    shares = {name: float(mask.float().mean()) for name, mask in loaded.masks.items()}
+    assert max(shares.values()) > 2 * min(shares.values())
+    assert all(torch.equal(mask, loaded.masks[name]) for name, mask in erk.masks().items())
+    assert len(shares) > 10
+    loaded.verify()
+    config = json.loads((folder / "config.json").read_text())
+    del config["rst"]["tickets"][0]["layer_ratios"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TicketError, match="says something else of it"):
+        Ticket.load(folder)

@@ -227,3 +227,5 @@ def test_a_tensor_of_other_values_has_no_such_bits():
     assert refused == 24
     assert Ternary.of(weights.double(), 0.1) is None
     assert Ternary.of(weights, 0.2) is None
+    infinite = torch.tensor([0.0, float("inf")])
+    assert np.array_equal(Ternary.of(infinite, 1e39).plus, [2])  # as float32 would have it, and no warning
