@@ -7,7 +7,6 @@ import io
 import json
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import accelerate
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
-from settings import MeasureSettings, RunSettings, SearchSettings, ratios_of
+from settings import MeasureSettings, RunSettings, SearchSettings, ratios_of, repeatable
 from tqdm import tqdm
 
 import rst_hub
@@ -178,7 +177,7 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
     values = {**dataclasses.asdict(settings), "dataset": name}
     return {
         "recipe": run.recipe,
-        "command": shlex.join([f"recipes/{run.recipe}.py", *sys.argv[1:]]),
+        "command": repeatable(run.recipe, sys.argv[1:], run.accelerator.mixed_precision, run.accelerator.num_processes),
         "settings": {key: value for key, value in values.items() if key not in ("output", "resume")},
         "dataset": {
             "name": name,

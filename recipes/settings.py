@@ -11,6 +11,7 @@ import shlex
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -311,12 +312,39 @@ def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
 
 def command(recipe: str, settings: MeasureSettings) -> str:
     """Return the command line that measures this, whether it was measured at once or added to bit by bit."""
-    words = [f"recipes/{recipe}.py"]
+    words = []
     for f in dataclasses.fields(settings):
         value = getattr(settings, f.name)
-        if f.name not in ("output", "resume") and value != f.default:
+        if value != f.default:
             words += [f"--{_dashed(f.name)}"] if value is True else [f"--{_dashed(f.name)}", str(value)]
-    return shlex.join(words)
+    return repeatable(recipe, words)
+
+
+def repeatable(recipe: str, arguments: Sequence[str], precision: str = "no", processes: int = 1) -> str:
+    """Return a command line for others to repeat: nothing of where things lie on this machine, or are written.
+
+    --output and --resume are left out. Of a data set's folder the last name is given, of other paths too unless they
+    lead from here downwards.
+    """
+    launched = [] if precision == "no" else ["--mixed_precision", precision]
+    launched += [] if processes == 1 else ["--num_processes", str(processes)]
+    found = [*(["accelerate", "launch", *launched] if launched else []), f"recipes/{recipe}.py"]
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for name, value in zip(words, [*words[1:], ""], strict=True):
+        if name.startswith("--") and name not in ("--output", "--resume"):
+            given = [] if value.startswith("--") or not value else [_placeless(value, name == "--dataset")]
+            found += [name, *given]
+    return shlex.join(found)
+
+
+def _placeless(value: str, is_data: bool) -> str:
+    """Return names with commas between, of the paths among them the last part where they lead elsewhere."""
+    parts = []
+    for part in value.split(","):
+        path = Path(part)
+        leads_away = path.is_absolute() or ".." in path.parts or part.startswith("~")
+        parts.append(path.resolve().name if leads_away or (is_data and path.is_dir()) else part)
+    return ",".join(parts)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -153,6 +153,30 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
         parse("--config", tmp_path / "absent.toml")
 
 
+def test_a_command_says_nothing_of_this_machine(tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    arguments = [
+        "--dataset",
+        str(tmp_path / "cifar10"),
+        "--compile",
+        "--output=/home/me/run",
+        "--lr",
+        "0.5",
+        "--resume",
+    ]
+    assert settings.repeatable("search", arguments) == "recipes/search.py --dataset cifar10 --compile --lr 0.5"
+    launched = settings.repeatable("search", ["--config=/home/me/a.toml", "--lr=-1"], "bf16", 2)
+    assert (
+        launched
+        == "accelerate launch --mixed_precision bf16 --num_processes 2 recipes/search.py --config a.toml --lr -1"
+    )
+    measured = settings.BenchmarkSettings(ticket="../x/ticket", dataset=f"{tmp_path}/cifar10", output="/a", resume=True)
+    assert settings.command("benchmark", measured) == "recipes/benchmark.py --dataset cifar10 --ticket ticket"
+    several = settings.TransferSettings(tickets="model_cards/a,/root/runs/b,org/c,resnet18.a1_in1k")
+    expected = "recipes/transfer.py --tickets model_cards/a,b,org/c,resnet18.a1_in1k"
+    assert settings.command("transfer", several) == expected
+
+
 # One step, beside the published formulation
 
 ATTACKS = {
