@@ -46,7 +46,7 @@ def climb(learned: Mapping[str, nn.Parameter], share: float) -> dict[str, torch.
         if tensor.ndim > 1 and tensor.grad is not None:
             before[name] = tensor.detach().clone()
             length = tensor.grad.norm().clamp(min=torch.finfo(torch.float32).tiny)
-            tensor.add_(tensor.grad * (share * tensor.norm() / length))
+            tensor.add_(tensor.grad / length * (share * tensor.norm()))  # 0 where there is no gradient
     return before
 
 

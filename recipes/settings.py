@@ -6,6 +6,7 @@ are the same everywhere, with ``-`` for ``_`` on the command line.
 
 import argparse
 import dataclasses
+import itertools
 import math
 import shlex
 import sys
@@ -330,7 +331,7 @@ def repeatable(recipe: str, arguments: Sequence[str], precision: str = "no", pro
     launched += [] if processes == 1 else ["--num_processes", str(processes)]
     found = [*(["accelerate", "launch", *launched] if launched else []), f"recipes/{recipe}.py"]
     words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for name, value in zip(words, [*words[1:], ""], strict=True):
+    for name, value in itertools.pairwise([*words, ""]):
         if name.startswith("--") and name not in ("--output", "--resume"):
             given = [] if value.startswith("--") or not value else [_placeless(value, name == "--dataset")]
             found += [name, *given]

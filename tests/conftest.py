@@ -60,6 +60,19 @@ def image_folder(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def _own_precision():
+    """Let a test choose accelerate's precision, of which a process has one, and add in one thread's order."""
+    from accelerate.state import AcceleratorState  # which imports the Hub's client
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two may change the sign of a gradient under attack, and so on from step to step
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(threads)
+
+
 def run_recipe(recipe, *arguments, launcher=(), check=True, cwd=None, **environment):
     """Run a recipe in a process of its own and return it, finished, with its output; fail with its errors."""
     command = [sys.executable, *launcher, str(ROOT / "recipes" / recipe), *map(str, arguments)]

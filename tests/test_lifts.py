@@ -4,8 +4,10 @@ import json
 import lifts
 import loop
 import pytest
+import search
 import torch
-from conftest import make_popup, run_recipe
+import train
+from conftest import make_popup
 from search_step import accelerator_of
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
@@ -16,7 +18,13 @@ from rst_hub.config import read_config
 
 LINF = ThreatModel("Linf", 8 / 255)
 ALL = ("--loss", "trades", "--trades-beta", "2", "--ema", "0.9", "--climb", "0.02", "--layer-ratios", "erk")
-SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64", "--epochs", "3")
+FEW = ("--model", "test_resnet", "--image-size", "16", "--holdout", "8", "--test-samples", "8", "--batch-size", "7")
+
+
+@pytest.fixture
+def tiny(image_folder):
+    """Return settings with which something is learned for three epochs of four steps in a second or two."""
+    return (*FEW, "--dataset", str(image_folder), "--epochs", "3", "--steps", "2")
 
 
 def small_network():
@@ -78,8 +86,12 @@ def test_climbing_moves_matrices_by_a_share_of_their_norm_and_is_undone():
     assert torch.equal(vector, origin["vector"])
     lifts.put_back(learned, before)
     assert all(torch.equal(tensor, origin[name]) for name, tensor in learned.items())
+    still.grad = torch.zeros(2, 2)  # as of a layer that passes nothing on
+    lifts.climb(learned, 0.1)
+    assert torch.equal(still, origin["still"])
 
 
+@pytest.mark.usefixtures("_own_precision")
 def test_a_step_takes_its_gradient_uphill_and_applies_it_where_it_was():
     found = {}
     for uphill in (0.0, 0.05):
@@ -132,9 +144,9 @@ def test_statistics_are_the_means_over_the_first_batches():
     assert not network[1].training
 
 
-def test_a_search_with_all_of_them_keeps_the_average_and_resumes_to_the_same_bits(tmp_path, monkeypatch):
+def test_a_search_with_all_of_them_keeps_the_average_and_resumes_to_the_same_bits(tiny, tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run_recipe("search.py", *SMALL, *ALL, "--output", whole)
+    search.main([*tiny, *ALL, "--output", str(whole)])
     saved = torch.load(whole / "checkpoint.pt", weights_only=True)
     ticket = rst_hub.Ticket.load(whole / "ticket")
     assert ticket.layer_ratios == "erk"
@@ -153,10 +165,11 @@ def test_a_search_with_all_of_them_keeps_the_average_and_resumes_to_the_same_bit
         chosen = best[name].abs().flatten().topk(int(mask.sum())).indices
         assert bool(mask.flatten()[chosen].all()), name
     # Stopped after two epochs and resumed.
-    run_recipe("search.py", *SMALL, *ALL, "--output", parts, "--max-steps", str(2 * saved["metrics"][0]["steps"]))
+    stop = str(2 * saved["metrics"][0]["steps"])
+    search.main([*tiny, *ALL, "--output", str(parts), "--max-steps", stop])
     (parts / "ticket").rename(tmp_path / "trial")
-    process = run_recipe("search.py", *SMALL, *ALL, "--output", parts, "--resume")
-    assert "resumed after epoch 2" in process.stdout
+    search.main([*tiny, *ALL, "--output", str(parts), "--resume"])
+    assert "resumed after epoch 2" in capsys.readouterr().out
     again = torch.load(parts / "checkpoint.pt", weights_only=True)
     compared = 0
     for part in ("state", "best", "average"):
@@ -167,10 +180,10 @@ def test_a_search_with_all_of_them_keeps_the_average_and_resumes_to_the_same_bit
     assert rst_hub.Ticket.load(parts / "ticket").weights_digest == ticket.weights_digest
 
 
-def test_dense_training_takes_them_too(tmp_path):
+def test_dense_training_takes_them_too(tiny, tmp_path):
     arguments = [word for word in ALL if word not in ("--layer-ratios", "erk")]
     output = tmp_path / "dense"
-    run_recipe("train.py", *SMALL, *arguments, "--max-steps", "9", "--output", output)
+    train.main([*tiny, *arguments, "--output", str(output)])
     said = json.loads((output / "results.json").read_text())
     assert (said["settings"]["loss"], said["settings"]["climb"]) == ("trades", 0.02)
     first = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])

@@ -18,7 +18,6 @@ import search as search_recipe
 import settings
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from conftest import ENVIRONMENT, ROOT, launch, make_popup, run_recipe
 from search_step import accelerator_of
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -184,17 +183,6 @@ ATTACKS = {
     "fgsm-rs": settings.SearchSettings(attack="fgsm-rs"),
     "none": settings.SearchSettings(attack="none"),
 }
-
-
-@pytest.fixture
-def _own_precision():
-    """Let a test choose accelerate's precision, of which a process has one, and add in one thread's order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two may change the sign of a gradient under attack, and so on from step to step
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(threads)
 
 
 def random_batches(count=4, device="cpu"):
