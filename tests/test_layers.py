@@ -87,7 +87,7 @@ def test_each_library_has_its_place():
 def test_every_module_has_its_test_file():
     modules = {path.stem for path in (ROOT / "rst_hub").glob("*.py")} - {"__init__"}
     tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
-    assert tests - modules == {"architectures", "hostile", "layers", "lifts", "measuring", "recipes", "size"}
+    assert tests - modules == {"architectures", "hostile", "layers", "lifts", "measuring", "recipes", "size", "zoo"}
     assert modules - tests == set()
 
 

@@ -1,0 +1,44 @@
+"""The published folders of model_cards/, measured again: what a stranger would do who doubts a card."""
+
+import json
+
+import benchmark
+import pytest
+from conftest import ROOT
+
+from rst_hub.config import read_config
+from rst_hub.results import read_results
+
+FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/config.json"))
+
+
+def of_the_digits():
+    """Return (folder, ticket) of every published ticket whose data set comes with scikit-learn."""
+    return [
+        pytest.param(folder, entry["name"], id=f"{folder.name}-{entry['name']}")
+        for folder in FOLDERS
+        for entry in read_config(folder)["rst"]["tickets"]
+        if entry["provenance"]["dataset"]["name"] == "digits"
+    ]
+
+
+def test_there_are_some():
+    assert len(of_the_digits()) >= 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("folder", "name"), of_the_digits())
+def test_pgd20_is_within_the_cards_interval(folder, name, tmp_path):
+    arguments = ("--ticket", str(folder), "--name", name, "--attacks", "pgd20", "--samples", "500")
+    benchmark.main([*arguments, "--flag-samples", "0", "--output", str(tmp_path / "run")])
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["attacks"][0]
+    rows = [
+        row
+        for result in read_results(folder).values()
+        for row in result.rows
+        if (row.members, row.name, row.norm, row.eps) == ((name,), "pgd20", "Linf", 8.0) and row.samples == 500
+    ]
+    assert len(rows) == 1
+    low, high = rows[0].interval
+    assert low <= found["accuracy"] <= high
+    assert found["samples"] == 500
