@@ -28,7 +28,7 @@ import safetensors.torch
 import torch
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
-from rst_hub.masking import kept_count, top_k_mask
+from rst_hub.masking import kept_counts, top_k_mask
 from rst_hub.ticket import ticket_names
 from rst_hub.weights import SeededTensor, uniform
 
@@ -180,7 +180,8 @@ def show_run(folder: Path, checkpoints: Sequence[Path]) -> None:
         metrics = saved["metrics"]
         label = f"epoch {metrics[-1]['epoch']}, {metrics[-1]['steps']:,} steps"
         left = {"decayed to": decayed(settings, metrics)} if settings["optimizer"] == "sgd" else {}
-        masks = searched_masks(saved["state"], settings["remaining_ratio"])
+        scores = saved.get("average") or of_scores(saved["state"])
+        masks = searched_masks(scores, settings["remaining_ratio"], settings.get("layer_ratios", "uniform"))
         rows[label] = {**left, **shares(masks, init, settings["score_seed"])}
     rows |= {f"  {name}": shares({name: mask}, init, settings["score_seed"]) for name, mask in masks.items()}
     show_shares(f"search of {settings['model']}, {settings['remaining_ratio']:g} kept, {folder.name}", rows)
@@ -195,10 +196,15 @@ def show_shares(title: str, rows: Mapping[str, Mapping[str, float]]) -> None:
         print(f"{label:{width}}" + "".join(f"{row[c]:17.4f}" if c in row else " " * 17 for c in columns).rstrip())
 
 
-def searched_masks(state: Mapping[str, torch.Tensor], ratio: float) -> dict[str, torch.Tensor]:
-    """Return the masks, by weight name, that the scores of a checkpoint's state choose."""
-    scores = {key.removeprefix("learned."): value for key, value in state.items() if key.startswith("learned.")}
-    return {name: top_k_mask(values, kept_count(values.numel(), ratio)) for name, values in scores.items()}
+def of_scores(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the scores in a checkpoint's state, by weight name."""
+    return {key.removeprefix("learned."): value for key, value in state.items() if key.startswith("learned.")}
+
+
+def searched_masks(scores: Mapping[str, torch.Tensor], ratio: float, layer_ratios: str) -> dict[str, torch.Tensor]:
+    """Return the masks, by weight name, that scores choose."""
+    kept = kept_counts({name: tuple(values.shape) for name, values in scores.items()}, ratio, layer_ratios)
+    return {name: top_k_mask(values, kept[name]) for name, values in scores.items()}
 
 
 def decayed(settings: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> float:

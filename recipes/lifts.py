@@ -1,7 +1,7 @@
 """What has lifted robust accuracy since the paper, as options of the loop: one function each, with its source.
 
 Objectives map (network, clean pixels, attacked pixels, labels) to (loss, logits under attack). Layer-wise ratios, the
-fifth option, are in :mod:`rst_hub.masking`; longer schedules are ``--epochs``.
+fourth option, are in :mod:`rst_hub.masking`; longer schedules are ``--epochs``.
 """
 
 import itertools
@@ -45,8 +45,9 @@ def climb(learned: Mapping[str, nn.Parameter], share: float) -> dict[str, torch.
     for name, tensor in learned.items():
         if tensor.ndim > 1 and tensor.grad is not None:
             before[name] = tensor.detach().clone()
-            length = tensor.grad.norm().clamp(min=torch.finfo(torch.float32).tiny)
-            tensor.add_(tensor.grad / length * (share * tensor.norm()))  # 0 where there is no gradient
+            direction = tensor.grad / tensor.grad.abs().amax()  # squares of tiny gradients would be 0
+            step = direction * (share * tensor.norm() / direction.norm())
+            tensor.add_(step.nan_to_num(0, 0, 0))  # a gradient of 0, or one that overflowed in fp16, moves nothing
     return before
 
 

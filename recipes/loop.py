@@ -310,7 +310,8 @@ def step(
         uphill: share of its norm that what is learned moves uphill before the gradient is taken; with one part only.
 
     Returns:
-        float32 (2,) on the device: the sum of the losses and the number of right answers, under attack.
+        float32 (2,) on the device: the sum of the losses and the number of right answers, under attack; where the
+        gradient was taken.
     """
     victim = accelerator.unwrap_model(network)  # the attack needs no gradient reduction between processes
     parts, found = accelerator.gradient_accumulation_steps, torch.zeros(2, device=x.device)

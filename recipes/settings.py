@@ -108,7 +108,7 @@ class RunSettings:
 class SearchSettings(RunSettings):
     """Settings of a search for a robust scratch ticket."""
 
-    remaining_ratio: float = _setting(0.05, "share of each layer's weights that the ticket keeps")
+    remaining_ratio: float = _setting(0.05, "share of the weights that the ticket keeps")
     remaining_ratios: str | None = _setting(None, "several such shares, with commas between: a set of tickets")
     distribution: str = _setting("signed_kaiming_constant", "of the random weights", DISTRIBUTIONS)
     layer_ratios: str = _setting("uniform", "erk: small layers keep more (Erdos-Renyi kernel)", LAYER_RATIOS)
@@ -240,6 +240,9 @@ def check(settings: RunSettings) -> None:
         f"--momentum {settings.momentum}: give a share below 1": settings.momentum >= 1,
         f"--ema {settings.ema}: give a decay below 1": settings.ema >= 1,
         f"--climb {settings.climb}: give a share below 1": settings.climb >= 1,
+        f"--trades-beta {settings.trades_beta} goes with --loss trades": (
+            settings.trades_beta != RunSettings.trades_beta and settings.loss != "trades"
+        ),
         "--climb goes with one accumulation step, since it moves once a batch": (
             settings.climb > 0 and settings.accumulation_steps > 1
         ),

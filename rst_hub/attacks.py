@@ -224,12 +224,16 @@ def kl_pgd(
         DataError, RstHubError: as for :func:`pgd`.
     """
     step_size = threat_model.eps / 4 if step_size is None else step_size
-    _check_pgd(steps, 1, step_size, True, "last", "cross_entropy", "loss")
+    if not isinstance(steps, numbers.Integral) or steps < 1 or not 0 <= step_size < math.inf:
+        raise SettingsError(
+            f"kl_pgd with steps={steps}, step_size={step_size}: give a whole number from 1 on, and 0 or more"
+        )
     check_input(x, y)
-    (clean,) = logits_of(model, x)
+    with torch.enable_grad():  # in autocast, torch 2.6 would keep weights cast without a gradient for the training step
+        clean = logits_of(model, x)[0].detach().log_softmax(1)
     point = random_start(x, threat_model, generator)
     for _ in range(steps):
-        gradient, _ = _gradient(model, point, clean.log_softmax(1), _divergence)
+        gradient, _ = _gradient(model, point, clean, _divergence)
         point = project(point + step_size * _direction(gradient, threat_model.norm), x, threat_model)
     return point
 

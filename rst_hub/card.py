@@ -25,6 +25,7 @@ from .gathered import (
     all_measured,
     gather,
     lifts_of,
+    of_other_seeds,
     of_set,
     of_ticket,
     over_seeds,
@@ -82,12 +83,12 @@ class Table:
 
 @dataclass(frozen=True)
 class SeedsTable:
-    """Accuracies of one network's search with several seeds, and of the other seeds: seed, search, measurement."""
+    """Accuracies of one network's search with several seeds; and of the others seed, circumstances and commands."""
 
     title: str
     seeds: tuple[int, ...]
     rows: tuple[tuple[str, ...], ...]
-    others: tuple[tuple[int, str, str, str], ...]
+    others: tuple[tuple[int, str, tuple[str, ...]], ...]
 
 
 def render(folder: str | Path) -> dict[str, bytes]:
@@ -300,24 +301,29 @@ def _seeds_tables(folder: Folder) -> list[SeedsTable]:
                 row.words,
                 "not attacked" if row.name == "clean" else budget(row.norm, row.eps),
                 *(f"{by_seed[seed].accuracy:.2f}" if seed in by_seed else "not measured" for seed in seeds),
-                f"{math.fsum(each.accuracy for each in by_seed.values()) / len(by_seed):.2f}",
+                _mean(by_seed) if len(by_seed) == len(seeds) else "",
                 f"{row.samples:,}",
             )
             for row, by_seed in found
         ]
-        others = [run for run in folder.results.values() if run.seed is not None and run.rows[0].of == whose.of]
         told = [
-            (
-                run.seed or 0,
-                or_unknown(look(listed(run.said, "origins")[0], "command"), 4000),  # of a set all are the same
-                _circumstances(folder, run),
-                or_unknown(run.said.get("command"), 4000),
-            )
-            for run in sorted(others, key=lambda run: run.seed or 0)
+            (run.seed or 0, _circumstances(folder, run), _commands_of(run))
+            for run in of_other_seeds(folder)
+            if run.rows[0].of == whose.of
         ]
         title = whose.of if whose.is_set else f"Ticket {whose.of}"
         tables.append(SeedsTable(f"{plain(title)}: {len(seeds)} seeds", tuple(seeds), tuple(rows), tuple(told)))
     return tables
+
+
+def _mean(by_seed: Mapping[int, Measured]) -> str:
+    return f"{math.fsum(row.accuracy for row in by_seed.values()) / len(by_seed):.2f}"
+
+
+def _commands_of(run: Result) -> tuple[str, ...]:
+    """Return the commands of a result: those that searched its tickets, and the one that measured them."""
+    said = [look(origin, "command") for origin in listed(run.said, "origins")]
+    return tuple(or_unknown(command, 4000) for command in dict.fromkeys([*said, run.said.get("command")]))
 
 
 def _circumstances(folder: Folder, run: Result) -> str:
@@ -367,8 +373,8 @@ def _sentence(folder: Folder, run: Result, row: Measured) -> str:
     spread = ""
     if seeds := over_seeds(folder, run, row):
         found = [one.accuracy for one in seeds.values()]
-        mean, names = math.fsum(found) / len(found), and_last([str(seed) for seed in sorted(seeds)])
-        spread = f"; over seeds {names} {mean:.2f}% on average, {min(found):.2f} to {max(found):.2f}"
+        names = and_last([str(seed) for seed in sorted(seeds)])
+        spread = f"; over seeds {names} {_mean(seeds)}% on average, {min(found):.2f} to {max(found):.2f}"
     return (
         f"{row.accuracy:.2f}% ({low:.2f} to {high:.2f}) {how}, {budget(row.norm, row.eps)}, {row.samples:,} samples of "
         f"{folder.data(run.dataset)}" + ("" if row.of == "R2S" or not row.is_set else f", {row.of}") + spread
@@ -417,13 +423,15 @@ def _facts_of(folder: Folder, origin: Mapping[str, Any], learned: str = "the sco
     steps = f"{setting('steps')} steps, " if setting("attack") == "pgd" else ""
     step_size = look(origin, "settings", "step_size")
     own = "the default step" if step_size is None else f"step {or_unknown(step_size)}/255"
+    attack = f"{setting('attack')}, {steps}Linf, eps {setting('eps')}/255, {own}"
+    attack += ", on the divergence" if setting("loss") == "trades" else ""
     stopped = look(origin, "settings", "max_steps")
     images = [or_unknown(thousands(look(origin, "dataset", f"{which}_samples"))) for which in ("training", "heldout")]
     held = f"{of('heldout', 'clean')}% clean and {of('heldout', 'pgd20')}% under PGD-20 there"
     return {
         "Data": f"{folder.data(of('dataset', 'name'))}, training split, augmentation {setting('augment')}",
         "Images": f"{images[0]} to learn from, {images[1]} held out",
-        "Attack in the loop": f"{setting('attack')}, {steps}Linf, eps {setting('eps')}/255, {own}",
+        "Attack in the loop": "none" if setting("attack") == "none" else attack,
         "Epochs": setting("epochs")
         + ("" if stopped is None else f", stopped after {or_unknown(stopped)} optimizer steps"),
         "Epoch kept": f"{of('epoch')}, after {of('optimizer_steps')} optimizer steps: the best one on the held-out "

@@ -9,7 +9,7 @@ from typing import Any
 
 from .config import layer_ratios_of
 from .errors import SettingsError
-from .results import ALL_RIGHT, BASELINE, DRAWS_ONE, Measured, Result, outcomes_of, searched_result
+from .results import ALL_RIGHT, BASELINE, DRAWS_ONE, LIFTS, Measured, Result, outcomes_of, searched_result
 from .ticket import Ticket
 from .wording import and_last, look, or_unknown, plain
 
@@ -62,9 +62,30 @@ def gather(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any], re
             f"card.json says which data set the numbers are of, but the results are of {len(names)}: "
             f"{', '.join(plain(name, 60) for name in names)}. Remove the others, or card.json's dataset"
         )
+    _check_seeds(results)
     sizes = tuple(_size_of(folder, entry) for entry in config["rst"]["tickets"])
     name = str(about["repo_id"]).partition("/")[2] if about.get("repo_id") else folder.resolve().name
-    return Folder(name, config, about, dict(sorted(results.items())), sizes)
+    gathered = Folder(name, config, about, dict(sorted(results.items())), sizes)
+    for name, result in results.items():
+        if result.seed is not None and not _own_beside(gathered, result):
+            raise SettingsError(
+                f"results/{name} is of seed {result.seed}, and nothing of the folder's own tickets was measured like "
+                "it: measure these with the same attacks and samples first"
+            )
+    return gathered
+
+
+def _check_seeds(results: Mapping[str, Result]) -> None:
+    """Raise SettingsError if results are of two tickets of one name and one seed, which is not the folder's."""
+    found: dict[tuple[int, str], tuple[str, str]] = {}
+    for name, result in results.items():
+        for ticket in result.said["network"]["tickets"] if result.seed is not None else ():
+            sha256, other = found.setdefault((result.seed or 0, ticket["name"]), (ticket["sha256"], name))
+            if sha256 != ticket["sha256"]:
+                raise SettingsError(
+                    f"results/{other} and results/{name} are of two tickets {plain(ticket['name'], 80)} of seed "
+                    f"{result.seed}: remove one of them"
+                )
 
 
 def _size_of(folder: Path, entry: Mapping[str, Any]) -> Size:
@@ -105,7 +126,7 @@ def lifts_of(origin: Mapping[str, Any]) -> list[str]:
         "climb": f"the gradient taken uphill by {or_unknown(settings.get('climb'))} of the norm (AWP, S2AP)",
         "layer_ratios": "layer-wise ratios by the Erdos-Renyi kernel",
     }
-    return [text for key, text in words.items() if settings.get(key) not in (None, 0.0, "cross_entropy", "uniform")]
+    return [words[key] for key, without in LIFTS.items() if settings.get(key, without) != without]
 
 
 def runs_of(folder: Folder, kind: str, members: tuple[str, ...] | None = None) -> list[Result]:
@@ -128,14 +149,31 @@ def of_ticket(folder: Folder, entry: Mapping[str, Any]) -> list[Result]:
 def over_seeds(folder: Folder, run: Result, row: Measured) -> dict[int, Measured]:
     """Return by seed, the folder's first, what the same search found with other seeds: the same attack and samples.
 
-    With the folder's seed alone there is nothing beside ``row``, and {} comes back.
+    With the folder's seed alone there is nothing beside ``row``, and {} comes back; nor is there for what stands beside
+    an R2S's own accuracies, among which the best ticket is another one for every seed.
     """
     found = {folder.config["rst"]["init"]["seed"]: row}
-    for other in sorted(folder.results.values(), key=lambda one: one.seed or 0):
-        if other.seed is not None and (other.dataset, other.split) == (run.dataset, run.split):
+    for other in () if row.beside else of_other_seeds(folder):
+        if other.seed is not None and _measured_on(other) == _measured_on(run):
             for same in (one for one in other.rows if _alike(one) == _alike(row)):
                 found.setdefault(other.seed, same)
     return found if len(found) > 1 else {}
+
+
+def _own_beside(folder: Folder, other: Result) -> bool:
+    """Say whether the folder's own tickets were measured as those of another seed."""
+    own = [run for run in folder.results.values() if run.seed is None and _measured_on(run) == _measured_on(other)]
+    return any(_alike(row) == _alike(one) for run in own for row in run.rows for one in other.rows)
+
+
+def of_other_seeds(folder: Folder) -> list[Result]:
+    """Return the results of the same search with other seeds, in the order of these."""
+    found = [(run.seed, name, run) for name, run in folder.results.items() if run.seed is not None]
+    return [run for _, _, run in sorted(found, key=lambda one: one[:2])]
+
+
+def _measured_on(run: Result) -> list[Any]:
+    return [run.kind, *(run.said.get(key) for key in ("dataset", "images", "precision"))]
 
 
 def _alike(row: Measured) -> Measured:

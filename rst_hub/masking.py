@@ -134,8 +134,9 @@ def kept_counts(shapes: Mapping[str, Sequence[int]], remaining_ratio: float, lay
     """Return how many weights of each layer are kept, by the layers' names.
 
     "uniform" keeps ``remaining_ratio`` of every layer, as the paper does. "erk", the Erdos-Renyi kernel (Evci et al.,
-    2020, "Rigging the Lottery"), keeps as many in all, and of a layer a share in proportion to the sum of its sides
-    over their product: small layers keep more. A share that would be above 1 is 1, and the others are raised.
+    2020, "Rigging the Lottery"), keeps as many in all, but for rounding up, and of a layer a share in proportion to the
+    sum of its sides over their product: small layers keep more. A share that would be above 1 is 1, and the others are
+    raised.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     if layer_ratios == "uniform":

@@ -136,10 +136,10 @@ def _search_differences(entry: Mapping[str, Any], settings: Mapping[str, Any]) -
     count = look(entry["provenance"], "dataset", "training_samples")
     pairs += [("{} training images", thousands(count), thousands(settings["training_samples"]))]
     pairs += [("stopped after {} steps", own["max_steps"], "all")] if own.get("max_steps") is not None else []
-    pairs += [(f"{lift}: {{}}", "yes", "no") for lift in lifts_of(entry["provenance"])]
     pairs += [("sparsity pattern {}", entry["pattern"], paper()["pattern"])]
-    return [
+    found = [
         f"{text.format(or_unknown(ours))} here, {or_unknown(their)} there"
         for text, ours, their in pairs
         if ours != their
     ]
+    return [*found, *(f"{lift}: here, not there" for lift in lifts_of(entry["provenance"]))]

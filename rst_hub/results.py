@@ -416,6 +416,9 @@ def _other_seed(said: Mapping[str, Any], config: Mapping[str, Any]) -> int | Non
     return seed
 
 
+LIFTS = {"loss": "cross_entropy", "ema": 0.0, "climb": 0.0, "layer_ratios": "uniform"}
+"""Settings of what goes beyond the paper, as they are where a search has none of it or is older than they are."""
+
 _OF_ANOTHER_RUN = ("seed", "score_seed", "test_samples", "eval_batch_size", "compile")
 """Settings that may differ where it is the same search with another seed."""
 
@@ -425,7 +428,9 @@ def _searched_by(origin: Any) -> dict[str, Any]:
     settings = look(origin, "settings")
     if not isinstance(settings, dict):
         return {}
-    made = {key: value for key, value in settings.items() if key not in _OF_ANOTHER_RUN}
+    made = LIFTS | {key: value for key, value in settings.items() if key not in _OF_ANOTHER_RUN}
+    if made["loss"] != "trades":
+        made.pop("trades_beta", None)
     return {**made, "precision": look(origin, "precision"), "images": look(origin, "dataset", "training_samples")}
 
 
@@ -571,6 +576,7 @@ def place(result: Result, placed: Mapping[str, Result]) -> str:
     else:
         parts = [result.kind, *([result.rows[0].of] if result.kind != "r2s" else []), result.dataset]
         parts += sorted({row.norm for row in result.rows if row.norm and row.eps is not None})
+    parts += [] if result.seed is None else [f"s{result.seed}"]
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*map(str, parts), f"n{said['dataset']['samples']}"]))[:150]
     names = [f"{stem}{suffix}.json" for suffix in ("", *(f"-{i}" for i in range(2, len(placed) + 3)))]
     return next(name for name in names if name not in placed)

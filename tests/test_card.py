@@ -1,4 +1,6 @@
+import json
 import re
+from dataclasses import replace
 
 import pytest
 import ticket_results
@@ -9,6 +11,7 @@ from ticket_results import SAMPLES, SEARCHED, accuracies, network, put, result, 
 
 from rst_hub import EdgePopup, RstHubError, Ticket, from_pretrained
 from rst_hub.card import is_rendered, render, write_card
+from rst_hub.config import read_config
 from rst_hub.errors import SettingsError, TicketError
 from rst_hub.pictures import picture_digest
 from rst_hub.results import read_about
@@ -334,6 +337,60 @@ def test_other_seeds_of_the_same_search_stand_beside_the_first(searched, tmp_pat
     assert len(list((searched / "results").iterdir())) == 3
 
 
+def test_a_search_from_before_the_options_is_the_same_without_them(searched, tmp_path):
+    files = [put(tmp_path / "0.json", result("ticket", network(searched), ("pgd20", "autoattack")))]
+    none = {"loss": "cross_entropy", "ema": 0.0, "climb": 0.0, "layer_ratios": "uniform", "trades_beta": 6.0}
+    write_card(searched, [*files, put(tmp_path / "1.json", other_seed(searched, 1, **none))])
+    assert (searched / "results" / "ticket-r0.05-cifar10-Linf-s1-n1000.json").exists()
+    with pytest.raises(TicketError, match=r"another search: ema is '0\.0' here and '0\.9' there"):
+        write_card(searched, [put(tmp_path / "2.json", other_seed(searched, 2, **{**none, "ema": 0.9}))])
+
+
+def test_other_seeds_stand_beside_the_same_measurement_only(searched, tmp_path):
+    own = put(tmp_path / "0.json", result("ticket", network(searched), ("pgd20", "autoattack")))
+    other = other_seed(searched, 1)
+    odd = [
+        {**other, "dataset": {**other["dataset"], "chosen": "others"}},
+        {**other, "images": {"size": 64, "resize": "none"}},
+        {**other, "precision": "bf16"},
+    ]
+    for said in odd:
+        with pytest.raises(
+            SettingsError, match=r"seed 1, and nothing of the folder's own tickets was measured like it"
+        ):
+            write_card(searched, [own, put(tmp_path / "1.json", said)])
+    twin = other_seed(searched, 1)
+    twin["network"]["tickets"][0]["sha256"] = "1" * 64
+    twin["clean"]["accuracy"] = 50.0
+    with pytest.raises(SettingsError, match=r"are of two tickets r0\.05 of seed 1: remove one"):
+        write_card(searched, [own, put(tmp_path / "1.json", other), put(tmp_path / "2.json", twin)])
+    assert not (searched / "results").exists()
+
+
+def test_an_r2s_has_a_table_of_seeds_without_its_baselines(pair, tmp_path):
+    config = json.loads((pair / "config.json").read_text())
+    for entry in config["rst"]["tickets"]:  # written by hand, as the pair of a test has no provenance of a search
+        origin = {**SEARCHED, "command": f"recipes/search.py --remaining-ratio {entry['remaining_ratio']}"}
+        ticket = replace(Ticket.load(pair, entry["name"]), provenance=origin)
+        ticket.save(tmp_path / "searched-pair")
+    folder = tmp_path / "searched-pair"
+    about = network(folder)
+    there = {**about, "init": {**about["init"], "seed": 7}}
+    there["tickets"] = [{**entry, "sha256": "7" * 64} for entry in about["tickets"]]
+    origins = [entry["provenance"] for entry in read_config(folder)["rst"]["tickets"]]
+    other = {**result("r2s", there, ("pgd20",), clean=650), "origins": origins}
+    own = put(tmp_path / "a.json", result("r2s", about, ("pgd20",)))
+    write_card(folder, [own, put(tmp_path / "b.json", other)])
+    table = section(text_of(folder), "R2S: 2 seeds")
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert rows[0] == "| | budget | seed 0 | seed 7 | mean | samples |"
+    assert rows[2].startswith("| clean | not attacked |")
+    assert len(rows) > 8
+    assert not any("baseline" in row or "not measured" in row for row in rows)
+    for ratio in (0.05, 0.1):
+        assert f"recipes/search.py --remaining-ratio {ratio}\n" in table
+
+
 @pytest.mark.parametrize("changed", [{"epochs": 21}, {"eps": 4.0}, {"dataset": "cifar100"}])
 def test_another_search_is_not_another_seed(searched, tmp_path, changed):
     with pytest.raises(TicketError, match=f"another search: {next(iter(changed))} is"):
@@ -359,8 +416,11 @@ def test_a_dense_network_says_how_it_was_trained(folder, tmp_path):
     assert "Epochs: 20;" in dense
     assert "sgd of all weights" in dense
     assert "Time: 12.5 s" in dense
-    put(tmp_path / "b.json", {**said, "origins": [{}]})
-    assert "Trained like this" in dense
+    assert "Attack in the loop: pgd, 7 steps, Linf, eps 8/255" in dense
+    natural = {**origin, "settings": {**origin["settings"], "attack": "none"}}
+    said["network"]["source"] = "other"
+    write_card(folder, [put(tmp_path / "b.json", {**said, "origins": [natural]})])
+    assert "Attack in the loop: none;" in text_of(folder)
 
 
 def test_a_card_says_what_the_search_had_beyond_the_paper(tmp_path):

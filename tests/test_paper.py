@@ -35,6 +35,14 @@ def test_the_papers_number_stands_beside_ours():
     assert "learning rate" not in differences
 
 
+def test_what_goes_beyond_the_paper_is_said_as_text():
+    rows = [measured(("r0.05",), "autoattack", 41.0, 8.0, "Linf")]
+    lifts = {"loss": "trades", "trades_beta": "{x}", "ema": "{", "climb": "{0.__class__}", "layer_ratios": "erk"}
+    said = "\n".join(compared(like_the_papers("preact_resnet18", "cifar10", (0.05,), rows, **lifts))["differences"])
+    for text in ("TRADES with beta {x}: here, not there", "decay { of", "{0.__class__} of the norm", "Erdos-Renyi"):
+        assert text in said
+
+
 def test_the_papers_r2s_and_imagenet_rows():
     six = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
     members = tuple(f"r{ratio}" for ratio in six)

@@ -113,6 +113,7 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
         ("--climb", "0.01", "--accumulation-steps", "2"): "one accumulation step",
         ("--climb", "1"): "give a share below 1",
         ("--ema", "1"): "give a decay below 1",
+        ("--trades-beta", "3"): "--trades-beta 3.0 goes with --loss trades",
         ("--trades-beta", "-1"): "--trades-beta -1.0: give 0 or more",
         ("--distribution", "normal"): "invalid choice",
         ("--score-seed", "-1"): "--score-seed -1",

@@ -11,6 +11,7 @@ from size import (
     groupings,
     measured,
     missed,
+    of_scores,
     random_ticket,
     searched_masks,
     shannon,
@@ -121,7 +122,7 @@ def test_a_run_is_shown_whole_and_by_tensor(tmp_path, capsys):
     popup = EdgePopup(model, Init(3), 0.1, score_seed=5)
     state = {f"learned.{name}": scores.detach() for name, scores in popup.scores.items()}
     state |= {f"buffer.{name}": buffer for name, buffer in model.named_buffers()}
-    masks = searched_masks(state, 0.1)
+    masks = searched_masks(of_scores(state), 0.1, "uniform")
     assert len(masks) == 16
     assert all(torch.equal(mask, popup.masks()[name]) for name, mask in masks.items())
     torch.save({"state": state, "metrics": [{"epoch": 1, "steps": 1000, "lr": 0.1}]}, tmp_path / "checkpoint.pt")
