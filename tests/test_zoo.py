@@ -4,7 +4,10 @@ import json
 
 import benchmark
 import pytest
+import timm
+import zoo
 from conftest import ROOT
+from settings import SearchSettings, TrainSettings, parse
 
 from rst_hub.config import read_config
 from rst_hub.results import read_results
@@ -20,6 +23,21 @@ def of_the_digits():
         for entry in read_config(folder)["rst"]["tickets"]
         if entry["provenance"]["dataset"]["name"] == "digits"
     ]
+
+
+def test_the_readmes_table_is_what_the_cards_say():
+    assert zoo.table(ROOT) in (ROOT / "README.md").read_text()
+    assert zoo.table(ROOT).count("\n") >= 15
+
+
+def test_every_plan_is_one_that_a_recipe_takes():
+    plans = sorted((ROOT / "recipes" / "zoo").glob("*.toml"))
+    for path in plans:
+        kind = SearchSettings if path.stem.startswith("rst-") else TrainSettings
+        planned = parse(kind, ["--config", str(path)], "")
+        assert timm.is_model(planned.model), path
+        assert f"recipes/zoo/{path.name}" in path.read_text()
+    assert len(plans) == 8
 
 
 def test_there_are_some():
