@@ -9,6 +9,7 @@ from hub_server import FAULTS, REPOS, REQUESTS, Fault, add_commit, close_pull_re
 import rst_hub
 from rst_hub.errors import HubError, IntegrityError, SettingsError, TicketError
 from rst_hub.publish import plan_push, push_to_hub
+from rst_hub.results import read_results
 from rst_hub.ticket import digest
 
 WRITER = "hf_writer"
@@ -281,7 +282,12 @@ def test_a_published_folder_passes_the_hubs_checks(name, tmp_path):
         assert there[path] == body or path in ("README.md", "card.json")  # which have got the repository's name
     rows = rst_hub.list_models()
     assert {row.ticket for row in rows} == {path.stem.removeprefix("ticket-") for path in folder.glob("ticket-*")}
-    assert all(row.dataset == "digits" and row.clean_accuracy > 98 and row.robust_accuracy > 90 for row in rows)
+    measured = {(row.members, row.accuracy) for result in read_results(folder).values() for row in result.rows}
+    for row in rows:
+        assert row.dataset.split()[0] == name.rpartition("-")[2]  # a note may follow
+        assert ((row.ticket,), row.clean_accuracy) in measured
+        assert ((row.ticket,), row.robust_accuracy) in measured
+        assert row.robust_accuracy < row.clean_accuracy
 
 
 def test_another_ticket_of_the_same_name_needs_a_word(folder, tmp_path):
