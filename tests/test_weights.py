@@ -107,6 +107,7 @@ def test_weights_are_the_same_whatever_torch_makes_by_default(distribution):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow  # .ci/run has it
 def test_weights_are_the_same_under_any_cpu_kernel_and_thread_count():
     program = (
         "import sys, torch; sys.path.insert(0, 'tests'); import test_weights as t;"
