@@ -61,20 +61,20 @@ class Learner:
 def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Attack | None:
     """Return the attack to train against (paper, sections 3.2 and 4.6), or None for natural training."""
     threat_model = ThreatModel("Linf", settings.eps / 255)
-    step_size = None if settings.step_size is None else settings.step_size / 255
+    steps, step_size = (settings.steps, 2 / 255) if settings.attack == "pgd" else (1, 1.25 * threat_model.eps)
+    step_size = step_size if settings.step_size is None else settings.step_size / 255
     if settings.attack == "none":
         return None
     if settings.loss == "trades":
-        steps, default = (settings.steps, 2 / 255) if settings.attack == "pgd" else (1, 1.25 * threat_model.eps)
-        size = default if step_size is None else step_size
-        return functools.partial(kl_pgd, threat_model=threat_model, steps=steps, step_size=size, generator=generator)
+        return functools.partial(
+            kl_pgd, threat_model=threat_model, steps=steps, step_size=step_size, generator=generator
+        )
     if settings.attack == "fgsm":
         return functools.partial(fgsm, threat_model=threat_model)
     if settings.attack == "fgsm-rs":
         return functools.partial(fgsm_rs, threat_model=threat_model, step_size=step_size, generator=generator)
-    step_size = 2 / 255 if step_size is None else step_size
     return functools.partial(
-        pgd, threat_model=threat_model, steps=settings.steps, step_size=step_size, keep="last", generator=generator
+        pgd, threat_model=threat_model, steps=steps, step_size=step_size, keep="last", generator=generator
     )
 
 
@@ -140,7 +140,7 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
         record.update(measure(run, learner.model, run.holdout, "held-out"))
         metrics.append(record)
         if all(_rank(earlier) < _rank(record) for earlier in metrics[:-1]):
-            best = learner.state()
+            best = learner.state() if average else state
         if average:
             learner.restore(state)
         run.say(_in_words(record, settings))

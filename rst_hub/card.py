@@ -25,12 +25,12 @@ from .gathered import (
     all_measured,
     gather,
     lifts_of,
-    of_other_seeds,
     of_set,
     of_ticket,
     over_seeds,
     rank,
     rank_in_set,
+    read_folder,
     runs_of,
     shares_of,
 )
@@ -98,9 +98,7 @@ def render(folder: str | Path) -> dict[str, bytes]:
         TicketError: the folder, a ticket or a result cannot be read, or a result was measured on another ticket.
         SettingsError: card.json is wrong, or there is something to draw and no matplotlib.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    return _rendered(gather(folder, config, read_about(folder), read_results(folder)))
+    return _rendered(read_folder(Path(folder)))
 
 
 def write_card(
@@ -307,8 +305,8 @@ def _seeds_tables(folder: Folder) -> list[SeedsTable]:
             for row, by_seed in found
         ]
         told = [
-            (run.seed or 0, _circumstances(folder, run), _commands_of(run))
-            for run in of_other_seeds(folder)
+            (seed, _circumstances(folder, run), _commands_of(run))
+            for seed, _, run in folder.other_seeds
             if run.rows[0].of == whose.of
         ]
         title = whose.of if whose.is_set else f"Ticket {whose.of}"

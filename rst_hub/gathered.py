@@ -7,11 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import layer_ratios_of
+from .config import layer_ratios_of, read_config
 from .errors import SettingsError
-from .results import ALL_RIGHT, BASELINE, DRAWS_ONE, LIFTS, Measured, Result, outcomes_of, searched_result
+from .results import (
+    ALL_RIGHT,
+    BASELINE,
+    DRAWS_ONE,
+    LIFTS,
+    Measured,
+    Result,
+    outcomes_of,
+    read_about,
+    read_results,
+    searched_result,
+)
 from .ticket import Ticket
-from .wording import and_last, look, or_unknown, plain
+from .wording import and_last, in_percent, look, or_unknown, plain
 
 _FIRST = ("clean", "pgd20", "autoattack", "worst")
 """What a table begins with, and a picture must not leave out."""
@@ -44,6 +55,17 @@ class Folder:
         return list(self.config["rst"]["tickets"])
 
     @property
+    def own(self) -> list[Result]:
+        """The results that are not of other seeds."""
+        return [result for result in self.results.values() if result.seed is None]
+
+    @property
+    def other_seeds(self) -> list[tuple[int, str, Result]]:
+        """Seed, file and result of the same search with other seeds, in this order."""
+        found = [(run.seed, name, run) for name, run in self.results.items() if run.seed is not None]
+        return sorted(found, key=lambda one: one[:2])
+
+    @property
     def dataset(self) -> dict[str, Any]:
         """What card.json says of the data set: its id, and a note on it."""
         return self.about.get("dataset") or {}
@@ -62,30 +84,34 @@ def gather(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any], re
             f"card.json says which data set the numbers are of, but the results are of {len(names)}: "
             f"{', '.join(plain(name, 60) for name in names)}. Remove the others, or card.json's dataset"
         )
-    _check_seeds(results)
     sizes = tuple(_size_of(folder, entry) for entry in config["rst"]["tickets"])
     name = str(about["repo_id"]).partition("/")[2] if about.get("repo_id") else folder.resolve().name
     gathered = Folder(name, config, about, dict(sorted(results.items())), sizes)
-    for name, result in results.items():
-        if result.seed is not None and not _own_beside(gathered, result):
-            raise SettingsError(
-                f"results/{name} is of seed {result.seed}, and nothing of the folder's own tickets was measured like "
-                "it: measure these with the same attacks and samples first"
-            )
+    _check_seeds(gathered)
     return gathered
 
 
-def _check_seeds(results: Mapping[str, Result]) -> None:
-    """Raise SettingsError if results are of two tickets of one name and one seed, which is not the folder's."""
+def read_folder(path: Path) -> Folder:
+    """Return what lies in a ticket folder."""
+    return gather(path, read_config(path), read_about(path), read_results(path))
+
+
+def _check_seeds(folder: Folder) -> None:
+    """Raise SettingsError if two results are of different tickets of one seed, or one is beside no result of ours."""
     found: dict[tuple[int, str], tuple[str, str]] = {}
-    for name, result in results.items():
-        for ticket in result.said["network"]["tickets"] if result.seed is not None else ():
-            sha256, other = found.setdefault((result.seed or 0, ticket["name"]), (ticket["sha256"], name))
+    for seed, name, result in folder.other_seeds:
+        for ticket in result.said["network"]["tickets"]:
+            sha256, other = found.setdefault((seed, ticket["name"]), (ticket["sha256"], name))
             if sha256 != ticket["sha256"]:
                 raise SettingsError(
                     f"results/{other} and results/{name} are of two tickets {plain(ticket['name'], 80)} of seed "
-                    f"{result.seed}: remove one of them"
+                    f"{seed}: remove one of them"
                 )
+        if not any(_same_in(result, run, row) for run in folder.own for row in run.rows):
+            raise SettingsError(
+                f"results/{name} is of seed {seed}, and nothing of the folder's own tickets was measured like "
+                "it: measure these with the same attacks and samples first"
+            )
 
 
 def _size_of(folder: Path, entry: Mapping[str, Any]) -> Size:
@@ -111,7 +137,7 @@ def shannon_bits(size: int, kept: int) -> float:
 
 def shares_of(entries: Sequence[Mapping[str, Any]]) -> str:
     """Return which shares of what these tickets keep, for a reader."""
-    shares = and_last([f"{100 * entry['remaining_ratio']:.3g}%" for entry in entries])
+    shares = and_last([in_percent(entry["remaining_ratio"]) for entry in entries])
     uniform = all(layer_ratios_of(entry) == "uniform" for entry in entries)
     return f"{shares} of {'each layer' if uniform else 'the network'}'s weights"
 
@@ -131,8 +157,7 @@ def lifts_of(origin: Mapping[str, Any]) -> list[str]:
 
 def runs_of(folder: Folder, kind: str, members: tuple[str, ...] | None = None) -> list[Result]:
     """Return the results of a kind, of these tickets if given, Linf first; none of other seeds."""
-    found = [result for result in folder.results.values() if result.kind == kind and result.rows]
-    found = [result for result in found if result.seed is None]
+    found = [result for result in folder.own if result.kind == kind and result.rows]
     found.sort(key=lambda result: all(row.norm != "Linf" for row in result.rows))
     return [result for result in found if members is None or result.rows[0].members == members]
 
@@ -153,23 +178,17 @@ def over_seeds(folder: Folder, run: Result, row: Measured) -> dict[int, Measured
     an R2S's own accuracies, among which the best ticket is another one for every seed.
     """
     found = {folder.config["rst"]["init"]["seed"]: row}
-    for other in () if row.beside else of_other_seeds(folder):
-        if other.seed is not None and _measured_on(other) == _measured_on(run):
-            for same in (one for one in other.rows if _alike(one) == _alike(row)):
-                found.setdefault(other.seed, same)
+    for seed, _, other in () if row.beside else folder.other_seeds:
+        if same := _same_in(other, run, row):
+            found.setdefault(seed, same)
     return found if len(found) > 1 else {}
 
 
-def _own_beside(folder: Folder, other: Result) -> bool:
-    """Say whether the folder's own tickets were measured as those of another seed."""
-    own = [run for run in folder.results.values() if run.seed is None and _measured_on(run) == _measured_on(other)]
-    return any(_alike(row) == _alike(one) for run in own for row in run.rows for one in other.rows)
-
-
-def of_other_seeds(folder: Folder) -> list[Result]:
-    """Return the results of the same search with other seeds, in the order of these."""
-    found = [(run.seed, name, run) for name, run in folder.results.items() if run.seed is not None]
-    return [run for _, _, run in sorted(found, key=lambda one: one[:2])]
+def _same_in(other: Result, run: Result, row: Measured) -> Measured | None:
+    """Return what another result has of the same measurement as ``row`` of ``run``."""
+    if _measured_on(other) != _measured_on(run):
+        return None
+    return next((one for one in other.rows if _alike(one) == _alike(row)), None)
 
 
 def _measured_on(run: Result) -> list[Any]:

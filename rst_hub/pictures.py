@@ -123,7 +123,7 @@ def _matrices(folder: Folder) -> dict[str, Any] | None:
     """Return every matrix, of transfer.py and of what benchmark.py crafted on the members of an R2S, none twice."""
     titles = {"full": "full attack", "paper": "paper protocol"}
     matrices = []
-    for run in (run for run in folder.results.values() if run.seed is None):
+    for run in folder.own:
         for attack, protocol, labels, matrix in _matrices_of(run):
             one = {
                 "title": f"{in_words(attack)}, {budget(attack['norm'], attack['eps_over_255'])}",

@@ -396,16 +396,12 @@ def _other_seed(said: Mapping[str, Any], config: Mapping[str, Any]) -> int | Non
         return None
     if type(seed) is not int or not 0 <= seed < 2**64:
         raise ValueError(f"its seed is {str(seed)[:50]!r}")
-    here = {key: rst[key] for key in ("architecture", "timm_kwargs")} | {"weights": rst["init"]["distribution"]}
-    there = {key: network[key] for key in ("architecture", "timm_kwargs")}
-    there["weights"] = network["init"]["distribution"]
     origins = said.get("origins") or [None] * len(network["tickets"])
     for ticket, origin in zip(network["tickets"], origins, strict=True):
         entry = own.get(_text(ticket["name"]))
         if entry is None:
             raise TicketError(f"measured with seed {seed} on a ticket {plain(ticket['name'], 80)!r}, which is not here")
-        here |= {"remaining_ratio": entry["remaining_ratio"], **_searched_by(entry["provenance"])}
-        there |= {"remaining_ratio": ticket["remaining_ratio"], **_searched_by(origin)}
+        here, there = _search_of(rst, entry, entry["provenance"]), _search_of(network, ticket, origin)
         other = [key for key in {**here, **there} if here.get(key) != there.get(key)]
         if other or "attack" not in here:
             key = other[0] if other else "settings"
@@ -423,15 +419,18 @@ _OF_ANOTHER_RUN = ("seed", "score_seed", "test_samples", "eval_batch_size", "com
 """Settings that may differ where it is the same search with another seed."""
 
 
-def _searched_by(origin: Any) -> dict[str, Any]:
-    """Return what made a ticket, but for its seeds and how it was measured; {} where that is not recorded."""
+def _search_of(network: Mapping[str, Any], ticket: Mapping[str, Any], origin: Any) -> dict[str, Any]:
+    """Return what made a ticket, but for its seeds and how it was measured; without settings if none are recorded."""
+    found = {key: network[key] for key in ("architecture", "timm_kwargs")}
+    found |= {"weights": network["init"]["distribution"], "remaining_ratio": ticket["remaining_ratio"]}
     settings = look(origin, "settings")
     if not isinstance(settings, dict):
-        return {}
+        return found
     made = LIFTS | {key: value for key, value in settings.items() if key not in _OF_ANOTHER_RUN}
     if made["loss"] != "trades":
         made.pop("trades_beta", None)
-    return {**made, "precision": look(origin, "precision"), "images": look(origin, "dataset", "training_samples")}
+    beside = {"precision": look(origin, "precision"), "images": look(origin, "dataset", "training_samples")}
+    return {**made, **beside, **found}
 
 
 def _own_networks(networks: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, int]:

@@ -50,6 +50,11 @@ def human(count: float) -> str:
     return f"{count:.2f} GB"
 
 
+def in_percent(share: float) -> str:
+    """Return a share for a reader."""
+    return f"{100 * share:.3g}%"
+
+
 def budget(norm: str | None, eps: float | None) -> str:
     """Return a budget for a reader."""
     return f"{norm}, no budget" if eps is None else f"{norm}, eps {eps:g}/255"

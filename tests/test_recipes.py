@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import rst_hub
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.models import load_dense
+from rst_hub.results import LIFTS
 from rst_hub.ticket import digest, ticket_names
 
 SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
@@ -172,9 +173,13 @@ def test_a_command_says_nothing_of_this_machine(tmp_path):
     )
     measured = settings.BenchmarkSettings(ticket="../x/ticket", dataset=f"{tmp_path}/cifar10", output="/a", resume=True)
     assert settings.command("benchmark", measured) == "recipes/benchmark.py --dataset cifar10 --ticket ticket"
-    several = settings.TransferSettings(tickets="model_cards/a,/root/runs/b,org/c,resnet18.a1_in1k")
+    several = settings.TransferSettings(tickets=f"model_cards/a,{tmp_path}/b,org/c,resnet18.a1_in1k")
     expected = "recipes/transfer.py --tickets model_cards/a,b,org/c,resnet18.a1_in1k"
     assert settings.command("transfer", several) == expected
+
+
+def test_what_results_take_for_no_option_is_the_recipes_default():
+    assert {key: getattr(settings.SearchSettings, key) for key in LIFTS} == LIFTS
 
 
 # One step, beside the published formulation
