@@ -349,17 +349,20 @@ def _versions(said: Mapping[str, Any]) -> str:
 
 
 def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
-    """Return the lowest accuracy of a ticket at each budget; of an R2S each worst case by who knows it."""
+    """Return the lowest accuracy of a ticket at each budget; of an R2S each worst case by who knows it.
+
+    A number on few samples is no lead over one on many, be it lower or higher: each number of samples has its own.
+    """
     alone = len(folder.entries) == 1
     runs = of_ticket(folder, folder.entries[0]) if alone else runs_of(folder, "r2s")
     measured = [(run, row) for run in runs for row in run.rows if row.eps and not row.beside]
     measured = [(run, row) for run, row in measured if alone or row.name == "worst"]
-    if not alone:  # a low number on few samples is no lead over a better one on many: all of them are shown
+    if not alone:
         return sorted(measured, key=lambda one: (one[1].norm, one[1].eps, -one[1].samples))
-    measured.sort(key=lambda one: (one[1].norm, one[1].eps, one[1].accuracy, one[1].name != "worst"))
+    measured.sort(key=lambda one: (one[1].norm, one[1].eps, -one[1].samples, one[1].accuracy, one[1].name != "worst"))
     lowest: dict[tuple[Any, ...], tuple[Result, Measured]] = {}
     for run, row in measured:
-        lowest.setdefault((row.of, row.norm, row.eps), (run, row))
+        lowest.setdefault((row.norm, row.eps, row.samples), (run, row))
     return list(lowest.values())
 
 

@@ -156,9 +156,9 @@ def lifts_of(origin: Mapping[str, Any]) -> list[str]:
 
 
 def runs_of(folder: Folder, kind: str, members: tuple[str, ...] | None = None) -> list[Result]:
-    """Return the results of a kind, of these tickets if given, Linf first; none of other seeds."""
+    """Return the results of a kind, of these tickets if given, Linf and most samples first; none of other seeds."""
     found = [result for result in folder.own if result.kind == kind and result.rows]
-    found.sort(key=lambda result: all(row.norm != "Linf" for row in result.rows))
+    found.sort(key=lambda run: (all(row.norm != "Linf" for row in run.rows), -run.rows[0].samples))
     return [result for result in found if members is None or result.rows[0].members == members]
 
 

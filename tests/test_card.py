@@ -267,6 +267,21 @@ def test_a_single_ticket_leads_with_its_lowest_accuracy_and_repeats_no_row(folde
     assert "worst case of" not in text
 
 
+def test_a_single_ticket_leads_with_most_samples_be_fewer_ones_easier_or_harder(folder, tmp_path, monkeypatch):
+    found = {}
+    for samples, clean in ((400, 300), (SAMPLES, 900), (600, 599)):
+        monkeypatch.setattr(ticket_results, "SAMPLES", samples)
+        said = result("ticket", network(folder), ("pgd20", "margin20"), (8,), clean=clean)
+        found[samples] = said["worst_case"][0]["accuracy"]
+        write_card(folder, [put(tmp_path / f"{samples}.json", said)])
+    lead = section(text_of(folder), "Measured")
+    shown = re.findall(r"- \*\*([\d.]+)% .* ([\d,]+) samples", lead)
+    assert shown == [(f"{found[samples]:.2f}", f"{samples:,}") for samples in (SAMPLES, 600, 400)]
+    assert found[400] < found[SAMPLES] < found[600]
+    cleans = re.findall(r"^\| clean .* ([\d,]+) \| (\d) \|$", text_of(folder), re.MULTILINE)
+    assert cleans == [("1,000", "1"), ("600", "2"), ("400", "3")]
+
+
 def test_an_r2s_leads_with_every_worst_case_that_on_most_samples_first(pair, tmp_path, monkeypatch):
     worst = {}
     for samples, clean in ((400, 300), (SAMPLES, 900)):
