@@ -19,7 +19,7 @@ from .config import read_config
 from .errors import RstHubError, SettingsError, TicketError, nearest
 from .evaluate import interval
 from .files import read_inside, strict_json
-from .suite import ADAPTIVE
+from .suite import ADAPTIVE, NAMES
 from .wording import and_last, look, plain
 
 KNOWS_ALL, DRAWS_ONE = "all members, expectation over them", "one member drawn at random"
@@ -217,8 +217,14 @@ def _rows_of_one(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> li
         attack = _attack(found["attack"])
         rows.append(_measured(found, words=in_words(attack), remark=_remark(found), **_under(attack), **whose))
     called = {found["key"]: in_words(found["attack"]) for found in said["attacks"]}
+    kinds = {found["key"]: _kind(found["attack"]["name"]) for found in said["attacks"]}
+
+    def place(key: str) -> tuple[int, str]:
+        return (_KINDS.index(kinds[key]) if kinds.get(key) in _KINDS else len(_KINDS)), key
+
     for found in said["worst_case"]:
-        attacks = [_text(key) for key in found["attacks"]]
+        # In one order, whatever that of the run: its words are what a picture takes for the same measurement.
+        attacks = sorted((_text(key) for key in found["attacks"]), key=place)
         worst = {**_under({**found, "name": "worst"}), "settings": {"of": attacks}}
         words = [called.get(key, plain(key, 60)) for key in attacks]
         several = and_last(words) if len(words) < 5 else f"{len(words)} attacks: {and_last(words)}"
@@ -512,6 +518,9 @@ def in_words(attack: Mapping[str, Any]) -> str:
 def _kind(name: str) -> str:
     """Return an attack's name without its numbers."""
     return name.rstrip("0123456789x").rstrip("0123456789")
+
+
+_KINDS = [_kind(name) for name in NAMES]
 
 
 def _crafted_words(attack: Mapping[str, Any], on: str) -> str:
