@@ -480,7 +480,7 @@ def test_an_interrupted_search_resumes_to_the_same_bits(search, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a run in the background has it ignored
     )
     deadline = time.monotonic() + 120
-    while not (output / "checkpoint.pt").exists() and time.monotonic() < deadline:
+    while not (output / "metrics.jsonl").exists() and time.monotonic() < deadline:  # which follows the checkpoint
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert "add --resume" in process.communicate(timeout=60)[1]
