@@ -14,16 +14,17 @@ insists on, and not shown. Beside the options stand what they have to beat: half
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
+from digits import run_recipe
 from settings import SearchSettings, parse
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+from rst_hub.config import read_config
+
 AS_IT_IS = "as it is"
 
 
@@ -63,12 +64,9 @@ def variants(settings: SearchSettings) -> dict[str, tuple[str, ...]]:
 
 def searched(folder: Path, arguments: list[str]) -> dict[str, Any]:
     """Return the line of the best epoch of a search, which is made or taken up again unless it is there."""
-    if not (folder / "ticket" / "config.json").exists():
-        arguments = [*arguments, "--output", str(folder), "--test-samples", "1"]
-        resume = ["--resume"] if folder.exists() else []
-        subprocess.run([sys.executable, str(RECIPES / "search.py"), *arguments, *resume], check=True)
+    run_recipe("search.py", folder, folder / "ticket" / "config.json", *arguments, "--test-samples", "1")
     epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    (ticket,) = json.loads((folder / "ticket" / "config.json").read_text())["rst"]["tickets"]
+    (ticket,) = read_config(folder / "ticket")["rst"]["tickets"]
     seconds = statistics.median(epoch["seconds"] for epoch in epochs)
     return {**epochs[ticket["provenance"]["epoch"] - 1], "seconds": seconds}
 

@@ -7,7 +7,7 @@ worst case the lowest. Linf, at the budget that the ticket was searched with.
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +74,13 @@ def accuracies(runs: Iterable[Result], budgets: Collection[float]) -> tuple[str,
     AutoAttack takes so long that it is often run on fewer images, which may be easier ones than all: what PGD-20 leaves
     of the same is said beside it.
     """
-    found = [(run, row) for run in runs for row in run.rows if not row.beside and row.attacker != DRAWS_ONE]
-    attacked = [(run, row) for run, row in found if row.norm == "Linf" and {row.eps} == set(budgets)]
-    clean = first([row for _, row in found if row.name == "clean"], on_most)
-    pgd20, autoattack, worst = (
-        first([row for _, row in attacked if row.name == name], order)
-        for name, order in (("pgd20", on_most), ("autoattack", lowest), ("worst", lowest))
-    )
-    run = next((run for run, row in attacked if row is autoattack), None)
-    same = first([row for its, row in attacked if its is run and row.name == "pgd20"], lowest)
-    beside = f"; PGD-20: {same.accuracy:.1f}" if same and autoattack and pgd20 and same is not pgd20 else ""
+    found = [[row for row in run.rows if not row.beside and row.attacker != DRAWS_ONE] for run in runs]
+    attacked = [[row for row in rows if row.norm == "Linf" and {row.eps} == set(budgets)] for rows in found]
+    clean = first(found, "clean", on_most)
+    pgd20 = first(attacked, "pgd20", on_most)
+    autoattack, worst = first(attacked, "autoattack", lowest), first(attacked, "worst", lowest)
+    same = first([rows for rows in attacked if autoattack in rows], "pgd20", lowest)
+    beside = "" if same is None or same is pgd20 else f"; PGD-20: {same.accuracy:.1f}"
     eps = " or ".join(f"{eps:g}" for eps in sorted(budgets))
     return (eps, cell(clean), cell(pgd20), cell(autoattack, beside), cell(worst))
 
@@ -98,9 +95,11 @@ def lowest(row: Measured) -> tuple[float, float]:
     return row.accuracy, -row.samples
 
 
-def first(rows: Iterable[Measured], order: Callable[[Measured], tuple[float, float]]) -> Measured | None:
-    """Return the first of these rows in that order, or None where there is none."""
-    return min(rows, key=order, default=None)
+def first(
+    runs: Iterable[Sequence[Measured]], name: str, order: Callable[[Measured], tuple[float, float]]
+) -> Measured | None:
+    """Return the row of this name that is the first in that order, or None where there is none."""
+    return min((row for rows in runs for row in rows if row.name == name), key=order, default=None)
 
 
 def cell(row: Measured | None, beside: str = "") -> str:

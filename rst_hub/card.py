@@ -357,12 +357,10 @@ def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
     runs = of_ticket(folder, folder.entries[0]) if alone else runs_of(folder, "r2s")
     measured = [(run, row) for run in runs for row in run.rows if row.eps and not row.beside]
     measured = [(run, row) for run, row in measured if alone or row.name == "worst"]
-    if not alone:
-        return sorted(measured, key=lambda one: (one[1].norm, one[1].eps, -one[1].samples))
     measured.sort(key=lambda one: (one[1].norm, one[1].eps, -one[1].samples, one[1].accuracy, one[1].name != "worst"))
     lowest: dict[tuple[Any, ...], tuple[Result, Measured]] = {}
     for run, row in measured:
-        lowest.setdefault((row.norm, row.eps, row.samples), (run, row))
+        lowest.setdefault((row.of, row.norm, row.eps, row.samples), (run, row))
     return list(lowest.values())
 
 

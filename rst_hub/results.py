@@ -217,20 +217,33 @@ def _rows_of_one(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> li
         attack = _attack(found["attack"])
         rows.append(_measured(found, words=in_words(attack), remark=_remark(found), **_under(attack), **whose))
     called = {found["key"]: in_words(found["attack"]) for found in said["attacks"]}
-    kinds = {found["key"]: _kind(found["attack"]["name"]) for found in said["attacks"]}
-
-    def place(key: str) -> tuple[int, str]:
-        return (_KINDS.index(kinds[key]) if kinds.get(key) in _KINDS else len(_KINDS)), key
-
     for found in said["worst_case"]:
-        # In one order, whatever that of the run: its words are what a picture takes for the same measurement.
-        attacks = sorted((_text(key) for key in found["attacks"]), key=place)
+        attacks = _in_order(found["attacks"], said["attacks"])
         worst = {**_under({**found, "name": "worst"}), "settings": {"of": attacks}}
         words = [called.get(key, plain(key, 60)) for key in attacks]
         several = and_last(words) if len(words) < 5 else f"{len(words)} attacks: {and_last(words)}"
         row = _measured(found, words=f"worst of {several}", **worst, **whose)
         rows += [row] if len(attacks) > 1 else []  # that of one attack is the attack's own row again
     return rows
+
+
+def _in_order(keys: Sequence[Any], attacks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of a worst case's attacks in one order, whatever that of the run: a resumed one has another.
+
+    With them and the words made of them, the same worst case of two runs is known for the same.
+    """
+    said = {found["key"]: (found.get("crafted_on", ALL), _kind(found["attack"]["name"])) for found in attacks}
+
+    def by_kind(key: str) -> tuple[int, int, str]:
+        on, kind = said.get(key, (ALL, ""))
+        together = (ALL, ENSEMBLE)
+        return (
+            together.index(on) if on in together else len(together),
+            _KINDS.index(kind) if kind in _KINDS else len(_KINDS),
+            key,
+        )
+
+    return sorted(map(_text, keys), key=by_kind)
 
 
 def _rows_of_set(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> list[Measured]:
@@ -248,7 +261,8 @@ def _rows_of_set(said: Mapping[str, Any], of: str, names: tuple[str, ...]) -> li
         listed[key] = found
     rows = [_expected(said["clean"], names, name="clean", words="clean", **whose)]
     for found in said["worst_case"]:
-        rows += _worst_rows(found, {key: attacks[key] for key in found["attacks"]}, names, whose)
+        keys = _in_order(found["attacks"], said["attacks"])
+        rows += _worst_rows(found, {key: attacks[key] for key in keys}, names, whose)
         _check_worst(found, [listed[key] for key in found["attacks"]], names)
     for found in said["protocols"]:
         low, high = (_percent(value) for value in found["interval_95"])

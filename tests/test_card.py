@@ -126,8 +126,8 @@ def test_an_r2s_leads_with_the_attackers_who_know_its_members(pair, tmp_path):
     named = {
         "| clean": said["clean"],
         "| worst of 12 attacks by who knows the members (PGD-20, gradients of all members (EOT); PGD-20 on the mean "
-        "logits; PGD-20 on the mean probabilities; margin sum, 20 steps; ARC, 20 steps; AutoAttack (standard) on the "
-        "ensemble; Square, 100 queries; PGD-20 on the ensemble; PGD-20 on each member alone; "
+        "logits; PGD-20 on the mean probabilities; margin sum, 20 steps; ARC, 20 steps; Square, 100 queries; "
+        "PGD-20 on the ensemble; AutoAttack (standard) on the ensemble; PGD-20 on each member alone; "
         "AutoAttack (standard) on each member alone)": worst,
         "| the paper's protocol (attacker and defender each draw a member): PGD-20": said["protocols"][0],
         "| the paper's protocol (attacker and defender each draw a member): PGD-20, stopped once it fools that member "

@@ -34,17 +34,25 @@ def test_results_of_other_tickets_are_refused(folder, pair, tmp_path):
         render(pair)
 
 
-def test_a_worst_case_is_the_same_in_whatever_order_its_attacks_were_made(folder, tmp_path):
-    """An attack that --resume adds is the last in the file."""
-    said = result("ticket", network(folder), ("autoattack", "square1000", "margin20", "pgd20"), (8,))
+def reversed_attacks(said):
+    """Return a result as a run leaves it that made the attacks in the other order."""
     again = {**said, "attacks": said["attacks"][::-1]}
-    again["worst_case"] = [{**found, "attacks": found["attacks"][::-1]} for found in said["worst_case"]]
-    config = read_config(folder)
-    path = tmp_path / "a.json"
-    found = [read_result(put(path, one), path, config).rows for one in (said, again)]
-    worst = [next(row for row in rows if row.name == "worst") for rows in found]
+    return {**again, "worst_case": [{**found, "attacks": found["attacks"][::-1]} for found in said["worst_case"]]}
+
+
+def test_a_worst_case_is_the_same_in_whatever_order_its_attacks_were_made(folder, pair, tmp_path):
+    """An attack that --resume adds is the last in the file."""
+    alone = result("ticket", network(folder), ("autoattack", "square1000", "margin20", "pgd20"), (8,))
+    together = result("r2s", network(pair), ("pgd20",), (8,))
+    worst = []
+    for path, said in ((folder, alone), (pair, together)):
+        for one in (said, reversed_attacks(said)):
+            rows = read_result(put(tmp_path / "a.json", one), tmp_path / "a.json", read_config(path)).rows
+            worst.append([row for row in rows if row.name == "worst"])
+    assert [len(rows) for rows in worst] == [1, 1, 4, 4]
     assert worst[0] == worst[1]
-    assert worst[0].words == "worst of PGD-20, PGD-20 on the margin, Square, 1,000 queries and AutoAttack (standard)"
+    assert worst[2] == worst[3]
+    assert worst[0][0].words == "worst of PGD-20, PGD-20 on the margin, Square, 1,000 queries and AutoAttack (standard)"
 
 
 @pytest.mark.parametrize(
