@@ -12,7 +12,9 @@ insists on, and not shown. Beside the options stand what they have to beat: half
 """
 
 import argparse
+import hashlib
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -41,11 +43,15 @@ def main() -> None:
     if settings.remaining_ratios is not None or set(options.only or ()) - set(every):
         parser.error(f"give one --remaining-ratio, and --only of {', '.join(every)}")
     chosen = {name: every[name] for name in (AS_IT_IS, *(options.only or every))}
+    planned = {
+        (name, seed): [*options.search, *arguments, "--seed", str(seed)]
+        for seed in options.seeds
+        for name, arguments in chosen.items()
+    }
+    folders = {key: options.output / folder_of(*key, arguments) for key, arguments in planned.items()}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
-    for seed in options.seeds:
-        for name, arguments in chosen.items():
-            folder = options.output / f"{name.replace(' ', '-')}-s{seed}"
-            found[name].append(searched(folder, [*options.search, *arguments, "--seed", str(seed)]))
+    for (name, seed), arguments in planned.items():
+        found[name].append(searched(folders[name, seed], arguments))
     table(found, options.seeds)
 
 
@@ -60,6 +66,12 @@ def variants(settings: SearchSettings) -> dict[str, tuple[str, ...]]:
         "half the rate": ("--lr", str(settings.lr / 2)),
         "twice the epochs": ("--epochs", str(2 * settings.epochs)),
     }
+
+
+def folder_of(name: str, seed: int, arguments: list[str]) -> str:
+    """Return the folder's name of a search, which no search by other settings has: it would be taken for this one."""
+    settings = (parse(SearchSettings, arguments, ""), os.environ.get("ACCELERATE_MIXED_PRECISION"))
+    return f"{name.replace(' ', '-')}-s{seed}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
 
 
 def searched(folder: Path, arguments: list[str]) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def start(recipe: str, settings: RunSettings) -> Run:
     wanted = len(test) if settings.test_samples is None else settings.test_samples
     if settings.test_samples is None and settings.max_steps is not None:
         wanted = settings.max_steps * settings.batch_size  # a trial is measured on no more images than it saw
-        holdout = holdout.subset(torch.arange(min(wanted, len(holdout))))
+        if settings.max_steps < len(train) // settings.batch_size:  # whole epochs may be resumed, and are compared then
+            holdout = holdout.subset(torch.arange(min(wanted, len(holdout))))
     if wanted < len(test):  # at random: in many data sets the first images are all of one class
         test = test.subset(permutation("test", 0, 0, len(test))[:wanted])
     mean, std = channel_statistics(train)

@@ -37,6 +37,7 @@ from .gathered import (
 from .paper import compared, paper
 from .pictures import DRAW, PICTURES, picture_digest, to_draw
 from .results import (
+    DRAWS_ONE,
     REPOSITORY,
     Measured,
     Result,
@@ -216,7 +217,7 @@ def _page(folder: Folder) -> dict[str, Any]:
         "input": " x ".join(str(side) for side in cfg.get("input_size", ("unknown",))),
         "classes": folder.config.get("num_classes"),
         "data": and_last([folder.data(name) for name in dict.fromkeys(names)]) or "no recorded data set",
-        "lead": [_sentence(folder, run, row) for run, row in _leading(folder)],
+        "lead": _lead(folder),
         "tables": [table for table in tables if table.rows],
         "seeds": _seeds_tables(folder),
         "dense": dense,
@@ -268,7 +269,7 @@ def _table(folder: Folder, title: str, runs: Sequence[Result], required: Sequenc
         limits = "not attacked" if row.name == "clean" else budget(row.norm, row.eps)
         rows.append((what, limits, f"{row.accuracy:.2f}", found, f"{row.samples:,}", str(number)))
     warnings = [line for run in runs for found in listed(run.said, "attacks") for line in listed(found, "warnings")]
-    ran = tuple((_circumstances(folder, run), plain(run.said.get("command", "not recorded"), 4000)) for run in runs)
+    ran = tuple((_circumstances(folder, run), _command_of(run.said)) for run in runs)
     return Table(plain(title), tuple(rows), ran, tuple(dict.fromkeys(plain(line) for line in warnings)))
 
 
@@ -280,7 +281,7 @@ def _dense_table(folder: Folder, run: Result) -> Table:
         return table
     facts = _facts_of(folder, origin, learned="all weights")
     told = "; ".join(f"{what}: {how}" for what, how in facts.items() if what not in ("Mask", "Versions"))
-    return replace(table, trained=(told, or_unknown(look(origin, "command"), 4000)))
+    return replace(table, trained=(told, _command_of(origin)))
 
 
 def _seeds_tables(folder: Folder) -> list[SeedsTable]:
@@ -320,8 +321,13 @@ def _mean(by_seed: Mapping[int, Measured]) -> str:
 
 def _commands_of(run: Result) -> tuple[str, ...]:
     """Return the commands of a result: those that searched its tickets, and the one that measured them."""
-    said = [look(origin, "command") for origin in listed(run.said, "origins")]
-    return tuple(or_unknown(command, 4000) for command in dict.fromkeys([*said, run.said.get("command")]))
+    return tuple(dict.fromkeys(_command_of(said) for said in [*listed(run.said, "origins"), run.said]))
+
+
+def _command_of(said: Any) -> str:
+    """Return the command that is recorded of a run or search, as one that a shell takes."""
+    command = or_unknown(look(said, "command"), 4000)
+    return f"python {command}" if command.startswith("recipes/") else command
 
 
 def _circumstances(folder: Folder, run: Result) -> str:
@@ -348,6 +354,18 @@ def _versions(said: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {plain(v, 40)}" for k, v in found.items()) if isinstance(found, dict) else "versions unknown"
 
 
+def _lead(folder: Folder) -> list[str]:
+    """Return a sentence for each accuracy that a card leads with, each budget's on the most samples first."""
+    leading = _leading(folder)
+    most: dict[tuple[Any, ...], tuple[Result, Measured]] = {}
+    for run, row in leading:
+        most.setdefault((row.of, row.norm, row.eps), (run, row))
+    return [
+        _sentence(folder, run, row) + _easier_or_harder(run, row, *most[row.of, row.norm, row.eps])
+        for run, row in leading
+    ]
+
+
 def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
     """Return the lowest accuracy of a ticket at each budget; of an R2S each worst case by who knows it.
 
@@ -355,6 +373,7 @@ def _leading(folder: Folder) -> list[tuple[Result, Measured]]:
     """
     alone = len(folder.entries) == 1
     runs = of_ticket(folder, folder.entries[0]) if alone else runs_of(folder, "r2s")
+    runs = [run for run in runs if run.kind != "search"] or runs  # whose one attack is no lead beside several
     measured = [(run, row) for run in runs for row in run.rows if row.eps and not row.beside]
     measured = [(run, row) for run, row in measured if alone or row.name == "worst"]
     measured.sort(key=lambda one: (one[1].norm, one[1].eps, -one[1].samples, one[1].accuracy, one[1].name != "worst"))
@@ -368,7 +387,9 @@ def _sentence(folder: Folder, run: Result, row: Measured) -> str:
     low, high = row.interval or (0.0, 100.0)
     how = f"in the {row.words}" if row.name == "worst" else f"under {row.words}"
     if row.name == "worst" and row.is_set:  # the table has their names
-        how = f"in the worst of {len((row.settings or {})['of'])} attacks"
+        attacks = (row.settings or {})["of"]
+        without = "" if any(key.startswith("autoattack") for key in attacks) else ", none of them AutoAttack"
+        how = f"in the worst of {len(attacks)} attacks{without}"
     spread = ""
     if seeds := over_seeds(folder, run, row):
         found = [one.accuracy for one in seeds.values()]
@@ -377,6 +398,24 @@ def _sentence(folder: Folder, run: Result, row: Measured) -> str:
     return (
         f"{row.accuracy:.2f}% ({low:.2f} to {high:.2f}) {how}, {budget(row.norm, row.eps)}, {row.samples:,} samples of "
         f"{folder.data(run.dataset)}" + ("" if row.of == "R2S" or not row.is_set else f", {row.of}") + spread
+    )
+
+
+def _easier_or_harder(run: Result, row: Measured, most: Result, on_most: Measured) -> str:
+    """Return what one attack leaves of these samples and of the most that were measured: few may be easier ones."""
+    if row.samples == on_most.samples:
+        return ""
+
+    def comparable(one: Measured) -> bool:
+        return (one.norm, one.eps) == (row.norm, row.eps) and one.name != "worst" and one.attacker != DRAWS_ONE
+
+    found = {one.words: one for one in most.rows if comparable(one)}
+    both = [(one, found[one.words]) for one in run.rows if comparable(one) and one.words in found]
+    if not both:
+        return ""
+    here, there = min(both, key=lambda pair: rank(pair[0].name))
+    return (
+        f"; of these samples {here.words} leaves {here.accuracy:.2f}%, of those {there.samples:,} {there.accuracy:.2f}%"
     )
 
 
@@ -448,8 +487,7 @@ def _facts_of(folder: Folder, origin: Mapping[str, Any], learned: str = "the sco
 
 
 def _commands(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    found = [entry["provenance"].get("command") for entry in entries]
-    return list(dict.fromkeys(or_unknown(command, 4000) for command in found))
+    return list(dict.fromkeys(_command_of(entry["provenance"]) for entry in entries))
 
 
 def _base_models(folder: Folder) -> list[str]:
@@ -488,7 +526,7 @@ def _metadata(folder: Folder) -> ModelCardData:
 def _eval_result(folder: Folder, run: Result, row: Measured) -> EvalResult:
     ratios = [entry["remaining_ratio"] for entry in folder.entries if entry["name"] in row.members]
     whose = {"tickets": list(row.members)} if row.is_set else {"ticket": row.of}
-    name = row.of if row.is_set else f"ticket {row.of}"
+    whom = f"{row.of if row.is_set else f'ticket {row.of}'}, {row.samples:,} samples"
     arguments: dict[str, Any] = {
         **whose,
         "remaining_ratio": ratios if row.is_set else ratios[0],
@@ -511,7 +549,7 @@ def _eval_result(folder: Folder, run: Result, row: Measured) -> EvalResult:
         dataset_split=plain(run.split, 40),
         metric_type="accuracy" if row.name == "clean" else "robust_accuracy",
         metric_value=row.accuracy,
-        metric_name=plain(f"clean accuracy, {name}" if row.name == "clean" else f"{_metric(row)}, {name}", 500),
+        metric_name=plain(f"clean accuracy, {whom}" if row.name == "clean" else f"{_metric(row)}, {whom}", 500),
         metric_args=_clean(arguments),
     )
 

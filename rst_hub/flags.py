@@ -82,12 +82,12 @@ def judge(outcomes: Mapping[str, Outcomes]) -> list[Flag]:
             f"PGD-20 leaves {accuracy['pgd20']:.1f}%, with two restarts {more_restarts:.1f}% {on}",
         ),
         Flag(
-            "iterative attacks beat one step",
+            "iterative attacks are no weaker than one step",
             accuracy["pgd20"] - accuracy["fgsm"] <= 100 / samples + 1e-9,
             f"PGD-20 leaves {accuracy['pgd20']:.1f}%, FGSM {accuracy['fgsm']:.1f}% {on}",
         ),
         Flag(
-            "white-box attacks beat black-box ones",
+            "white-box attacks are no weaker than black-box ones",
             white_box - with_black_box <= tolerance,
             f"PGD-20 on both losses leaves {white_box:.1f}%, with Square of 500 queries {with_black_box:.1f}% {on}",
         ),

@@ -163,12 +163,22 @@ def runs_of(folder: Folder, kind: str, members: tuple[str, ...] | None = None) -
 
 
 def of_ticket(folder: Folder, entry: Mapping[str, Any]) -> list[Result]:
-    """Return what was measured of a ticket; its search's own numbers only where nothing else measured the same."""
+    """Return what was measured of a ticket; its search's own numbers only where none else is of as many images."""
     runs = _without_repeats(runs_of(folder, "ticket", (entry["name"],)))
-    seen = {(row.name, row.norm, row.eps) for run in runs for row in run.rows}
     searched = searched_result(entry)
-    new = [row for row in searched.rows if (row.name, row.norm, row.eps) not in seen] if searched else []
-    return [*runs, replace(searched, rows=tuple(new))] if searched and new else runs
+    if searched is None:
+        return runs
+    new = tuple(
+        own
+        for own in searched.rows
+        if all(
+            own.samples > row.samples
+            for run in runs
+            for row in run.rows
+            if (row.name, row.norm, row.eps) == (own.name, own.norm, own.eps)
+        )
+    )
+    return [*runs, replace(searched, rows=new)] if new else runs
 
 
 def over_seeds(folder: Folder, run: Result, row: Measured) -> dict[int, Measured]:

@@ -282,7 +282,7 @@ def _worst_rows(
     """Return what one leaves who knows an R2S's members, and beside it all members right and the two baselines."""
     what = {**_under({**found, "name": "worst"}), "settings": {"of": list(under)}, "attacker": KNOWS_ALL, **whose}
     called = "; ".join(dict.fromkeys(row.words for row in under.values()))
-    words = f"worst of {len(under)} attacks by who knows the members ({called})"
+    words = f"worst of {len(under)} attacks that know all members ({called})"
     alone, best = _of_tickets(found, names), found["best_ticket"]
     same = f"worst of the same {len(under)} attacks"
     rows = [
@@ -616,5 +616,11 @@ def _numbers(result: Result) -> set[str]:
 
 
 def outcomes_of(settings: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Return settings that are equal where outcomes are: "enough" leaves what "best" does, for less work."""
-    return {**settings, "keep": "best"} if settings and settings.get("keep") == "enough" else settings
+    """Return settings that are equal where outcomes are.
+
+    "enough" leaves what "best" does, for less work; the mean over members' losses was once the only average, unsaid.
+    """
+    if settings is None:
+        return None
+    said = {key: value for key, value in settings.items() if (key, value) != ("average", "loss")}
+    return {**said, "keep": "best"} if said.get("keep") == "enough" else said

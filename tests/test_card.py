@@ -42,7 +42,9 @@ def test_every_accuracy_stands_in_a_table_and_in_the_metadata(folder, tmp_path):
     assert len(data.eval_results) == 11
     for low, high in (row["interval_95"] for row in linf["attacks"]):
         assert f"{low:.2f} to {high:.2f}" in own
-    pgd = next(one for one in data.eval_results if one.metric_name == "PGD-20, Linf, eps 8/255, ticket r0.1")
+    pgd = next(
+        one for one in data.eval_results if one.metric_name == "PGD-20, Linf, eps 8/255, ticket r0.1, 1,000 samples"
+    )
     assert (pgd.metric_type, pgd.dataset_type, pgd.dataset_split) == ("robust_accuracy", "cifar10", "test")
     expected = {"ticket": "r0.1", "remaining_ratio": 0.1, "norm": "Linf", "eps_over_255": 8.0, "samples": SAMPLES}
     assert expected.items() <= pgd.metric_args.items()
@@ -83,7 +85,7 @@ def test_what_is_not_measured_is_said(folder):
     for name in ("clean", "PGD-20", "AutoAttack (standard)"):
         assert f"| {name} |  | not measured |" in text
     assert section(text, "Honesty flags").endswith("\n\nnot measured\n\n")
-    assert "The paper has no number for this network and data set." in text
+    assert "The paper has no number for this very network and data set." in text
     assert "Licence: not stated." in text
     assert "model-index" not in text
     assert "datasets:" not in text
@@ -104,7 +106,21 @@ def test_the_searchs_own_numbers_stand_in_until_others_are_there(searched, tmp_p
     text = text_of(searched)
     for fact in ("17, after", "49,000 to learn from", "pgd, 7 steps, Linf, eps 8/255", "float32", "a test", "- a note"):
         assert fact in text, fact
-    assert "recipes/search.py --model test_resnet --dataset cifar10" in section(text, "How it was searched")
+    searching = "\npython recipes/search.py --model test_resnet --dataset cifar10\n"
+    assert searching in section(text, "How it was searched")
+
+
+def test_the_searchs_own_numbers_stay_where_they_are_of_more_images(searched, tmp_path, monkeypatch):
+    monkeypatch.setattr(ticket_results, "SAMPLES", 300)
+    write_card(searched, [put(tmp_path / "a.json", result("ticket", network(searched), clean=250))])
+    text = text_of(searched)
+    own = section(text, "Ticket r0.05")
+    assert "| 61.25 | 56.39 to 65.90 | 400 | 2 |" in own
+    assert "| PGD-20 | Linf, eps 8/255 | 34.75 |" in own
+    assert "| 83.33 |" in own
+    lead = section(text, "Measured")
+    assert "400 samples" not in lead
+    assert "300 samples" in lead
 
 
 def test_an_r2s_leads_with_the_attackers_who_know_its_members(pair, tmp_path):
@@ -121,11 +137,11 @@ def test_an_r2s_leads_with_the_attackers_who_know_its_members(pair, tmp_path):
     assert f"- **{worst['accuracy']:.2f}% ({low} to {high}) in the worst of 12 attacks, Linf, eps 8/255, 1,000" in lead
     assert lead.count("- **") == 1
     assert "not measured" not in lead
-    assert "an attacker may retry until a member errs" in lead
+    assert "an attacker who may retry until a member errs" in lead
     table = [line.split(" | ") for line in section(text, "R2S, all").splitlines() if "1,000 |" in line]
     named = {
         "| clean": said["clean"],
-        "| worst of 12 attacks by who knows the members (PGD-20, gradients of all members (EOT); PGD-20 on the mean "
+        "| worst of 12 attacks that know all members (PGD-20, gradients of all members (EOT); PGD-20 on the mean "
         "logits; PGD-20 on the mean probabilities; margin sum, 20 steps; ARC, 20 steps; Square, 100 queries; "
         "PGD-20 on the ensemble; AutoAttack (standard) on the ensemble; PGD-20 on each member alone; "
         "AutoAttack (standard) on each member alone)": worst,
@@ -175,14 +191,16 @@ def test_an_r2ss_metadata_has_its_own_accuracies_only(pair, tmp_path):
     expected = [said["clean"], *said["worst_case"], *said["protocols"], *rows]
     assert [one.metric_value for one in metrics] == [row["accuracy"] for row in expected]
     assert [one.metric_type for one in metrics] == ["accuracy"] + 22 * ["robust_accuracy"]
-    assert all(one.metric_name.endswith(", R2S") for one in metrics)
+    assert all(one.metric_name.endswith(", R2S, 1,000 samples") for one in metrics)
     assert all(one.metric_args["tickets"] == ["r0.05", "r0.1"] and "ticket" not in one.metric_args for one in metrics)
     all_of_them, ensemble, one = "all members, expectation over them", "all members, their ensemble", "one member drawn"
     attackers = [all_of_them] * 2 + [one] * 6 + [all_of_them] * 2 + [ensemble] * 4 + [all_of_them] * 4 + [ensemble] * 4
     said_there = [metric.metric_args["attacker"] for metric in metrics[1:]]
     assert [there.removesuffix(" at random") for there in said_there] == attackers
     eot = next(
-        one for one in metrics if one.metric_name == "PGD-20, gradients of all members (EOT), Linf, eps 8/255, R2S"
+        one
+        for one in metrics
+        if one.metric_name == "PGD-20, gradients of all members (EOT), Linf, eps 8/255, R2S, 1,000 samples"
     )
     assert eot.metric_value == said["attacks"][1]["accuracy"]
     beside = [one[key]["accuracy"] for one in said["worst_case"] for key in ("all_members", "best_ticket", "ensemble")]
@@ -272,7 +290,7 @@ def test_a_single_ticket_leads_with_most_samples_be_fewer_ones_easier_or_harder(
     for samples, clean in ((400, 300), (SAMPLES, 900), (600, 599)):
         monkeypatch.setattr(ticket_results, "SAMPLES", samples)
         said = result("ticket", network(folder), ("pgd20", "margin20"), (8,), clean=clean)
-        found[samples] = said["worst_case"][0]["accuracy"]
+        found[samples], found[samples + 1] = said["worst_case"][0]["accuracy"], said["attacks"][0]["accuracy"]
         write_card(folder, [put(tmp_path / f"{samples}.json", said)])
     lead = section(text_of(folder), "Measured")
     shown = re.findall(r"- \*\*([\d.]+)% .* ([\d,]+) samples", lead)
@@ -280,6 +298,8 @@ def test_a_single_ticket_leads_with_most_samples_be_fewer_ones_easier_or_harder(
     assert found[400] < found[SAMPLES] < found[600]
     cleans = re.findall(r"^\| clean .* ([\d,]+) \| (\d) \|$", text_of(folder), re.MULTILINE)
     assert cleans == [("1,000", "1"), ("600", "2"), ("400", "3")]
+    beside = re.findall(r"; of these samples PGD-20 leaves ([\d.]+)%, of those 1,000 ([\d.]+)%", lead)
+    assert beside == [(f"{found[samples + 1]:.2f}", f"{found[SAMPLES + 1]:.2f}") for samples in (600, 400)]
 
 
 def test_an_r2s_leads_with_every_worst_case_that_on_most_samples_first(pair, tmp_path, monkeypatch):
@@ -292,6 +312,8 @@ def test_an_r2s_leads_with_every_worst_case_that_on_most_samples_first(pair, tmp
     lead = section(text_of(pair), "Measured")
     shown = re.findall(r"\*\*([\d.]+)% .* ([\d,]+) samples", lead)
     assert shown == [(f"{worst[SAMPLES]:.2f}", f"{SAMPLES:,}"), (f"{worst[400]:.2f}", "400")]
+    assert "none of them AutoAttack" in lead
+    assert lead.count("; of these samples PGD-20, gradients of all members (EOT) leaves ") == 1
     assert worst[400] < worst[SAMPLES]
 
 
@@ -429,7 +451,7 @@ def test_a_dense_network_says_how_it_was_trained(folder, tmp_path):
     write_card(folder, [put(tmp_path / "a.json", said)])
     dense = section(text_of(folder), "Dense networks")
     assert "recipes/train.py --model test\\_resnet" not in dense
-    assert "```\nrecipes/train.py --model test_resnet\n```" in dense
+    assert "```\npython recipes/train.py --model test_resnet\n```" in dense
     assert "Epochs: 20;" in dense
     assert "sgd of all weights" in dense
     assert "Time: 12.5 s" in dense

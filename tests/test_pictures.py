@@ -62,7 +62,7 @@ def test_an_r2s_is_drawn_with_its_worst_case_and_nothing_that_stands_beside_it(p
     drawn = to_draw(folder)
     lines = {(line["network"], line["attack"]): line["accuracy"] for line in drawn["robust_accuracy.png"]["series"]}
     worst = [said["clean"]["accuracy"], *(one["accuracy"] for one in said["worst_case"])]
-    assert lines.pop(("R2S", "worst of 9 attacks by who knows the members")) == worst
+    assert lines.pop(("R2S", "worst of 9 attacks that know all members")) == worst
     assert lines.pop(("R2S", "PGD-20, gradients of all members (EOT)"))[0] == worst[0]
     assert set(lines) == {("R2S", "PGD-20 on the ensemble"), ("R2S", "PGD-20 on the mean logits")}
     assert set(drawn) == {"robust_accuracy.png", "transfer.png"}
@@ -76,7 +76,7 @@ def test_an_r2s_is_drawn_with_its_worst_case_and_nothing_that_stands_beside_it(p
     results = {path.name: read_result(path, path, read_config(pair)) for path in (tmp_path / "r2s.json", *each)}
     series = to_draw(gather(pair, read_config(pair), {}, results))["robust_accuracy.png"]["series"]
     shown = {(line["network"], line["attack"]) for line in series}
-    assert {("R2S", "worst of 9 attacks by who knows the members"), ("r0.05", "PGD-20"), ("r0.1", "PGD-20")} <= shown
+    assert {("R2S", "worst of 9 attacks that know all members"), ("r0.05", "PGD-20"), ("r0.1", "PGD-20")} <= shown
 
 
 def test_matplotlib_is_asked_for_only_where_there_is_something_to_draw(folder, tmp_path, monkeypatch):

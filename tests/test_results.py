@@ -226,6 +226,10 @@ def test_a_resumed_result_takes_the_place_of_its_former_self(folder, tmp_path):
         row["attack"] |= {"keep": "enough"} if "keep" in row["attack"] else {}
     write_card(folder, [put(tmp_path / "d.json", again)])  # the same outcomes, found with less work
     assert list(read_results(folder)) == ["ticket-r0.1-cifar10-Linf-n1000.json"]
+    averages = [row["attack"].pop("average") for row in again["attacks"] if "average" in row["attack"]]
+    assert averages == ["loss"]
+    write_card(folder, [put(tmp_path / "d.json", again)])  # as it was written before there was more than one average
+    assert list(read_results(folder)) == ["ticket-r0.1-cifar10-Linf-n1000.json"]
     write_card(folder, [put(tmp_path / "e.json", json.loads(more.read_text()))])
     write_card(folder, [other])
     assert len(read_results(folder)) == 2
