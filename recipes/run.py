@@ -287,8 +287,10 @@ def device_name(device: torch.device) -> str:
     """Return what computes, in words."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'' if count == 1 else 's'}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {torch.get_num_threads()} threads"
-    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+                return f"{line.partition(':')[2].strip()}, {threads}"
+    return f"{platform.machine()}, {threads}"

@@ -718,6 +718,14 @@ def test_a_trial_is_measured_on_no_more_images_than_it_saw(image_folder, tmp_pat
     assert rst_hub.from_pretrained(tmp_path / "run" / "ticket").pretrained_cfg["label_names"] == ["ant", "bee", "cat"]
 
 
+@pytest.mark.parametrize(("max_steps", "held_out"), [(3, 12), (4, 20), (5, 20)])  # an epoch has four
+def test_a_trial_of_whole_epochs_is_judged_as_what_resumes_it(image_folder, tmp_path, max_steps, held_out):
+    small = ("--dataset", str(image_folder), "--image-size", "32", "--holdout", "20", "--batch-size", "4")
+    arguments = [*small, "--max-steps", str(max_steps), "--output", str(tmp_path / "run")]
+    started = run_module.start("search", settings.parse(settings.SearchSettings, arguments, ""))
+    assert (len(started.train), len(started.holdout)) == (16, held_out)
+
+
 @pytest.mark.slow
 def test_a_transformer_is_searched_with_adamw(tmp_path):
     arguments = ("--model", "test_vit", "--optimizer", "adamw", "--batch-size", "64", "--remaining-ratio", "0.3")
