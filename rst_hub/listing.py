@@ -42,7 +42,8 @@ def list_models(
     """Return the tickets on the Hub, found by the library's tag, with what their cards say of them.
 
     The robust accuracy is the lowest that the card has for the ticket at the smallest budget of 8/255 or more (or the
-    largest below that); ``robust_against`` names attack and budget. Nothing here is checked: load a ticket for that.
+    largest below that); ``robust_against`` names attack and budget. The clean accuracy is that of as many images, or of
+    the most. Nothing here is checked: load a ticket for that.
 
     Args:
         author: of one user or organisation only.
@@ -93,9 +94,9 @@ def _rows(repo: Mapping[str, Any]) -> list[Listed]:
     rows = []
     for ticket in map(_mapping, _sequence(about.get("tickets"))):
         name = _text(ticket.get("name")) or "?"
-        cleans = [one for one in measured[name] if one["type"] == "accuracy"]
-        clean = max(cleans, key=lambda one: _number(one["args"].get("samples")) or 0.0, default={})
         robust = _headline([one for one in measured[name] if one["type"] == "robust_accuracy"])
+        cleans = [one for one in measured[name] if one["type"] == "accuracy"]
+        clean = max(cleans, key=lambda one: (_sampled(one) == _sampled(robust), _samples(one) or 0.0), default={})
         rows.append(
             Listed(
                 repo=repo["id"],
@@ -134,6 +135,15 @@ def _headline(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
     budgeted = [one for one in metrics if one["args"].get("norm") == "Linf" and _number(one.get("value")) is not None]
     return min(budgeted, key=order, default={})
+
+
+def _sampled(metric: Mapping[str, Any]) -> tuple[Any, float | None]:
+    """Return the data set of a metric and how many of its images it is of: two of as many are of the same ones."""
+    return metric.get("dataset"), _samples(metric)
+
+
+def _samples(metric: Mapping[str, Any]) -> float | None:
+    return _number(_mapping(metric.get("args")).get("samples"))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

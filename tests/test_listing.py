@@ -54,6 +54,17 @@ def test_a_row_has_what_the_card_says(tmp_path):
     ]
 
 
+def test_a_rows_clean_accuracy_is_of_the_images_that_were_attacked_or_of_the_most(tmp_path):
+    cleans = [metric("accuracy", value, "clean", samples=n) for value, n in ((66.0, 100), (65.0, 500), (65.7, 1000))]
+    attacked = metric("robust_accuracy", 36.4, "worst", samples=500, eps_over_255=8)
+    elsewhere = metric("robust_accuracy", 36.4, "worst", samples=200, eps_over_255=8)
+    add(tmp_path, "org/rst-a", {"rst": RST, "model-index": index(*cleans, attacked)})
+    add(tmp_path, "org/rst-b", {"rst": RST, "model-index": index(*cleans, elsewhere)})
+    add(tmp_path, "org/rst-c", {"rst": RST, "model-index": index(*cleans)})
+    found = {row.repo: (row.clean_accuracy, row.robust_accuracy) for row in rst_hub.list_models()}
+    assert found == {"org/rst-a": (65.0, 36.4), "org/rst-b": (65.7, 36.4), "org/rst-c": (65.7, None)}
+
+
 def test_only_the_library_is_listed_by_author_name_and_number(tmp_path):
     for name in ("org/rst-a", "org/rst-b", "other/rst-c"):
         add(tmp_path, name, {"rst": RST})
