@@ -8,7 +8,6 @@ Finished runs under ``--output`` are found and not repeated.
 """
 
 import argparse
-import functools
 import json
 import statistics
 import subprocess
@@ -20,9 +19,10 @@ from torch import nn
 from tqdm import tqdm
 
 import rst_hub
-from rst_hub import Init, PixelModel, ThreatModel, clean_accuracy, pgd, robust_accuracy
+from rst_hub import Init, PixelModel, ThreatModel, clean_accuracy, robust_accuracy
 from rst_hub.data import evaluation_batches, load_images
 from rst_hub.models import create_model, load_dense, set_input
+from rst_hub.suite import named_attack
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 EPS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24)
@@ -49,7 +49,7 @@ def main() -> None:
     samples = len(load_images("digits", "test"))
     table(curves, options.seeds, samples)
     result = {"seeds": options.seeds, "samples": samples, "eps_over_255": EPS, "accuracy": curves}
-    result["attack"] = "PGD-20, Linf, step max(2, eps/8)/255, one random start, best iterate; eps 0 is clean accuracy"
+    result["attack"] = "pgd20: PGD-20, Linf, step eps/4, one random start, best iterate; eps 0 is clean accuracy"
     options.picture.parent.mkdir(parents=True, exist_ok=True)
     options.picture.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     picture(curves, options.picture, samples)
@@ -82,14 +82,8 @@ def accuracy(model: nn.Module, eps: int, seed: int) -> float:
     batches = [(x, y) for _, x, y in evaluation_batches(load_images("digits", "test"), 100, image_size=32)]
     if eps == 0:
         return clean_accuracy(PixelModel(model), batches)
-    attack = functools.partial(
-        pgd,
-        threat_model=ThreatModel("Linf", eps / 255),
-        steps=20,
-        step_size=max(2, eps / 8) / 255,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return robust_accuracy(PixelModel(model), batches, attack)
+    attack = named_attack("pgd20", ThreatModel("Linf", eps / 255), 32)  # as the cards have it
+    return robust_accuracy(PixelModel(model), batches, attack, seed=seed)
 
 
 def table(curves: dict[str, list[list[float]]], seeds: list[int], samples: int) -> None:
