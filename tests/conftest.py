@@ -19,6 +19,8 @@ from rst_hub.models import describe_input
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": ENDPOINT, "HF_HUB_OFFLINE": "1"}
 LABELS = tuple("0123456789")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes, which would only wait for each other's threads
+    torch.set_num_threads(1)
 LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--dynamo_backend", "no")
 
 
