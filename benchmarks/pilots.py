@@ -9,6 +9,9 @@ repeated, and one that was interrupted goes on. The table has what the best epoc
 images, in percent, and how that differs from the search as it is with the same seed; its last column has the time of
 an epoch as a multiple of that search's, in this run. The test images choose nothing: one is looked at, which the recipe
 insists on, and not shown. Beside the options stand what they have to beat: half the rate, and twice the epochs.
+
+With --jobs several searches run side by side, on one GPU, or with OMP_NUM_THREADS=1 on a core each; their times are
+then those beside whatever ran at once.
 """
 
 import argparse
@@ -17,6 +20,7 @@ import json
 import os
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/pilots"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--jobs", type=int, default=1, help="searches side by side")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the variants, by their names in the table")
     parser.add_argument("search", nargs="*", metavar="-- ARGUMENTS", help="of recipes/search.py")
     options = parser.parse_args()
@@ -50,8 +55,14 @@ def main() -> None:
     }
     folders = {key: options.output / folder_of(*key, arguments) for key, arguments in planned.items()}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
-    for (name, seed), arguments in planned.items():
-        found[name].append(searched(folders[name, seed], arguments))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        ends = {key: pool.submit(searched, folders[key], arguments) for key, arguments in planned.items()}
+        try:
+            for (name, _), end in ends.items():
+                found[name].append(end.result())
+        except BaseException:  # an interrupt too: the searches under way have got it themselves, the others never start
+            pool.shutdown(cancel_futures=True)
+            raise
     table(found, options.seeds)
 
 
