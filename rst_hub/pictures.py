@@ -48,7 +48,7 @@ def to_draw(folder: Folder) -> dict[str, dict[str, Any]]:
 
 
 def _against_eps(folder: Folder) -> dict[str, Any] | None:
-    """Return a line for each network and attack of two budgets or more; of a dense one, if a ticket has that attack.
+    """Return a line for each network and attack of two budgets or more; of a dense one, if a ticket has that line.
 
     The worst case of an R2S is among them: what is left of it under one attack alone says little.
     """
@@ -76,11 +76,13 @@ def _against_eps(folder: Folder) -> dict[str, Any] | None:
             }
             found = {**label, **_line(line), **_on({folder.data(run.dataset) for run, _ in chosen.values()}, line)}
             lines.append((name, of_set, found))
-    networks = {one["network"] for _, _, one in lines if not one["dense"]}
+    own_lines = {(one["attack"], one["norm"]) for _, _, one in lines if not one["dense"]}
+    lines = [line for line in lines if (line[2]["attack"], line[2]["norm"]) in own_lines]
+    networks = {one["network"] for _, _, one in lines}
     series = []
     for norm in dict.fromkeys(one["norm"] for _, _, one in lines):
-        shown = list(dict.fromkeys(name for name, _, one in lines if one["norm"] == norm and not one["dense"]))
-        few = shown[: max(1, min(3, _MANY_LINES // max(1, len(networks))))]
+        shown = list(dict.fromkeys(name for name, _, one in lines if one["norm"] == norm))
+        few = shown[: max(1, min(3, _MANY_LINES // len(networks)))]
         series += [one for name, always, one in lines if one["norm"] == norm and (name in few or always)]
     return {"title": f"Accuracy under attack, {folder.name}", "series": series} if series else None
 
@@ -146,7 +148,7 @@ def _matrices_of(run: Result) -> list[tuple[Mapping[str, Any], str, list[str], l
     return [(one["attack"], one["protocol"], one["tickets"], one["matrix"]) for one in protocols]
 
 
-_MARKERS = "osD^vPX*<>"
+_MARKERS, _DASHES = "osD^vPX*<>", ("--", ":", "-.")
 
 
 def _figure(width: float, height: float) -> Any:
@@ -182,11 +184,15 @@ def _heading(data: Mapping[str, Any]) -> str:
 
 
 def _draw_eps(data: dict[str, Any]) -> bytes:
-    """Draw accuracy against eps, a panel for each norm; a colour stands for what there are several of."""
+    """Draw accuracy against eps, a panel for each norm; a colour stands for what there are several of.
+
+    Dense networks are dashed, each in its own way: where colours stand for attacks, nothing else tells them apart.
+    """
     series = data["series"]
     norms = sorted({one["norm"] for one in series}, key=lambda norm: (norm != "Linf", norm))
     networks = list(dict.fromkeys(one["network"] for one in series))
     attacks = list(dict.fromkeys(one["attack"] for one in series))
+    dense = list(dict.fromkeys(one["network"] for one in series if one["dense"]))
     by_attack = len({one["network"] for one in series if not one["dense"]}) == 1 and len(attacks) > 1
     legends = [math.ceil(sum(one["norm"] == norm for one in series) / 2) for norm in norms]
     figure = _figure(8, 4.2 * len(norms) + 0.25 * sum(legends))
@@ -196,7 +202,8 @@ def _draw_eps(data: dict[str, Any]) -> bytes:
             position = attacks.index(one["attack"]) if by_attack else networks.index(one["network"])
             marker = _MARKERS[attacks.index(one["attack"]) % len(_MARKERS)]
             label = _ink(f"{one['network']}, {one['attack']}", 60)
-            _plot(axes, one["eps"], one, label, f"C{position % 10}", marker, len(series))
+            style = _DASHES[dense.index(one["network"]) % len(_DASHES)] if one["dense"] else "-"
+            _plot(axes, one["eps"], one, label, f"C{position % 10}", marker, len(series), style)
         _finish(axes, f"eps, {norm}, in pixels over 255 (0: not attacked)")
     figure.suptitle(_heading(data), fontsize=11)
     return _png(figure, data)
@@ -220,8 +227,16 @@ def _draw_ratio(data: dict[str, Any]) -> bytes:
     return _png(figure, data)
 
 
-def _plot(axes: Any, x: list[float], one: Mapping[str, Any], label: str, colour: str, marker: str, lines: int) -> None:
-    style = "--" if one.get("dense") else "-"
+def _plot(
+    axes: Any,
+    x: list[float],
+    one: Mapping[str, Any],
+    label: str,
+    colour: str,
+    marker: str,
+    lines: int,
+    style: str = "-",
+) -> None:
     axes.plot(x, one["accuracy"], style, color=colour, marker=marker, markersize=5, label=label)
     if lines <= _FEW_LINES:
         axes.fill_between(x, one["low"], one["high"], color=colour, alpha=0.12, linewidth=0)

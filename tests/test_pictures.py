@@ -79,6 +79,30 @@ def test_an_r2s_is_drawn_with_its_worst_case_and_nothing_that_stands_beside_it(p
     assert {("R2S", "worst of 9 attacks that know all members"), ("r0.05", "PGD-20"), ("r0.1", "PGD-20")} <= shown
 
 
+def test_dense_networks_are_told_apart_and_drawn_where_the_ticket_is(folder, tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    two = ("pgd20", "margin20")
+    put(tmp_path / "ticket.json", result("ticket", network(folder), attacks=two, eps=(4, 8)))
+    put(tmp_path / "few.json", result("ticket", network(folder), attacks=(*two, "square100"), eps=(8,)))
+    for name in ("adversarial", "natural"):
+        about = {"source": name, "architecture": "ResNet"}
+        put(tmp_path / f"{name}.json", result("dense", about, attacks=(*two, "square100"), eps=(8,)))
+        put(tmp_path / f"{name}-each.json", result("dense", about, attacks=two, eps=(4, 8)))
+    drawn, save = [], figure.savefig
+    monkeypatch.setattr(
+        figure, "savefig", lambda self, *given, **also: drawn.append(self) or save(self, *given, **also)
+    )
+    write_card(folder, sorted(tmp_path.glob("*.json")))
+    (axes,) = drawn[0].axes
+    styles = {}
+    for line in axes.lines:
+        who, _, attack = line.get_label().partition(", ")
+        styles.setdefault(who, set()).add(line.get_linestyle())
+        assert "Square" not in attack  # at one eps: a point of the ticket, no line
+    assert styles == {"r0.1": {"-"}, "dense adversarial": {"--"}, "dense natural": {":"}}
+    assert len(axes.lines) == 6
+
+
 def test_matplotlib_is_asked_for_only_where_there_is_something_to_draw(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     write_card(folder, [put(tmp_path / "a.json", result("ticket", network(folder)))])
