@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import statistics
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +31,7 @@ from digits import run_recipe
 from settings import SearchSettings, parse
 
 from rst_hub.config import read_config
+from rst_hub.errors import RstHubError
 
 AS_IT_IS = "as it is"
 
@@ -43,10 +45,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the variants, by their names in the table")
     parser.add_argument("search", nargs="*", metavar="-- ARGUMENTS", help="of recipes/search.py")
     options = parser.parse_args()
-    settings = parse(SearchSettings, options.search, "")
+    try:
+        settings = parse(SearchSettings, options.search, "")
+    except RstHubError as error:
+        parser.error(str(error))
     every = variants(settings)
-    if settings.remaining_ratios is not None or set(options.only or ()) - set(every):
-        parser.error(f"give one --remaining-ratio, and --only of {', '.join(every)}")
+    if settings.remaining_ratios is not None or set(options.only or ()) - set(every) or options.jobs < 1:
+        parser.error(f"give one --remaining-ratio, --jobs of 1 or more, and --only of {', '.join(every)}")
     chosen = {name: every[name] for name in (AS_IT_IS, *(options.only or every))}
     planned = {
         (name, seed): [*options.search, *arguments, "--seed", str(seed)]
@@ -60,9 +65,9 @@ def main() -> None:
         try:
             for (name, _), end in ends.items():
                 found[name].append(end.result())
-        except BaseException:  # an interrupt too: the searches under way have got it themselves, the others never start
-            pool.shutdown(cancel_futures=True)
-            raise
+        except (KeyboardInterrupt, subprocess.CalledProcessError):
+            pool.shutdown(cancel_futures=True)  # the searches under way got an interrupt themselves, or end
+            sys.exit(f"stopped, no table: the same command goes on with what is under {options.output}")
     table(found, options.seeds)
 
 
