@@ -8,7 +8,8 @@ What follows ``--`` is recipes/search.py's. Every search is a run of its own und
 repeated, and one that was interrupted goes on. The table has what the best epoch of each left of the held-out training
 images, in percent, and how that differs from the search as it is with the same seed; its last column has the time of
 an epoch as a multiple of that search's, in this run. The test images choose nothing: one is looked at, which the recipe
-insists on, and not shown. Beside the options stand what they have to beat: half the rate, and twice the epochs.
+insists on, and not shown. Beside the options stand what they have to beat: another optimizer, half the rate, and twice
+the epochs.
 
 With --jobs several searches run side by side, on one GPU, or with OMP_NUM_THREADS=1 on a core each; their times are
 then those beside whatever ran at once.
@@ -79,6 +80,7 @@ def variants(settings: SearchSettings) -> dict[str, tuple[str, ...]]:
         "climb 0.005": ("--climb", "0.005"),
         "trades 6": ("--loss", "trades"),
         "erk": ("--layer-ratios", "erk"),
+        "adamw 0.002": ("--optimizer", "adamw", "--lr", "0.002"),
         "half the rate": ("--lr", str(settings.lr / 2)),
         "twice the epochs": ("--epochs", str(2 * settings.epochs)),
     }

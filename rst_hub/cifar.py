@@ -3,8 +3,8 @@
 ``preact_resnet18`` (11.17 M parameters with ten classes; pre-activation blocks and a final norm, He et al., 2016),
 ``wide_resnet34_10`` (46.16 M; the paper says WideResNet32, its code has depth 34 and width 10; Zagoruyko and
 Komodakis, 2016), and ``cifar_resnet18`` (11.17 M; post-activation, what the paper's code runs under the name ResNet18).
-``preact_resnet10`` (4.90 M) is not in the paper: one block a stage, for searches on CPUs. All of them start with a
-3 x 3 convolution of stride 1, without pooling.
+``preact_resnet10`` (4.90 M) and ``preact_resnet10_small`` (2.76 M) are not in the paper: one block a stage, for
+searches on CPUs. All of them start with a 3 x 3 convolution, of stride 1 but for the small one's, without pooling.
 """
 
 from collections.abc import Iterable
@@ -50,13 +50,14 @@ class PreActResNet(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_chans = num_classes, in_chans
         self.num_features = self.head_hidden_size = widths[-1]
-        self.stem = nn.Conv2d(in_chans, stem_width, 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(in_chans, stem_width, 3, stem_stride, 1, bias=False)
         self.feature_info: list[dict[str, Any]] = []
-        stages, chs, reduction = [], stem_width, 1
+        stages, chs, reduction = [], stem_width, stem_stride
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             stride = 1 if index == 0 else 2
             blocks = [PreActBlock(chs, width, stride), *(PreActBlock(width, width, 1) for _ in range(depth - 1))]
@@ -126,6 +127,7 @@ def _features(stages: Iterable[int]) -> dict[str, Any]:
 default_cfgs = generate_default_cfgs(
     {
         "preact_resnet10.untrained": _cfg("stem", "head.fc"),
+        "preact_resnet10_small.untrained": _cfg("stem", "head.fc"),
         "preact_resnet18.untrained": _cfg("stem", "head.fc"),
         "wide_resnet34_10.untrained": _cfg("stem", "head.fc"),
         "cifar_resnet18.untrained": _cfg("conv1", "fc"),
@@ -139,6 +141,16 @@ def preact_resnet10(pretrained: bool = False, **kwargs: Any) -> PreActResNet:
     arguments = {"stem_width": 64, "widths": (64, 128, 256, 512), "depths": (1, 1, 1, 1), **kwargs}
     return build_model_with_cfg(
         PreActResNet, "preact_resnet10", pretrained, feature_cfg=_features(range(4)), **arguments
+    )
+
+
+@register_model
+def preact_resnet10_small(pretrained: bool = False, **kwargs: Any) -> PreActResNet:
+    """PreActResNet-10 of three quarters of the widths behind a stem of stride 2, a seventh of its multiplications."""
+    widths = (48, 96, 192, 384)
+    arguments = {"stem_width": 48, "widths": widths, "depths": (1, 1, 1, 1), "stem_stride": 2, **kwargs}
+    return build_model_with_cfg(
+        PreActResNet, "preact_resnet10_small", pretrained, feature_cfg=_features(range(4)), **arguments
     )
 
 

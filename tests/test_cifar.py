@@ -5,7 +5,7 @@ import torch
 import rst_hub  # noqa: F401  (registers the networks)
 
 PARAMETERS = {"preact_resnet18": 11_172_170, "cifar_resnet18": 11_173_962, "wide_resnet34_10": 46_160_474}
-OURS = {"preact_resnet10": 4_901_450}
+OURS = {"preact_resnet10": 4_901_450, "preact_resnet10_small": 2_759_098}
 
 
 def test_parameter_counts_are_the_papers():
@@ -28,11 +28,20 @@ def test_they_behave_as_timm_models(name):
     assert timm.data.resolve_model_data_config(model)["input_size"] == (3, 32, 32)
 
 
+def test_the_small_ones_stem_halves_the_image():
+    model = timm.create_model("preact_resnet10_small", num_classes=7).eval()
+    assert model.stem.stride == (2, 2)
+    assert [info["reduction"] for info in model.feature_info] == [2, 4, 8, 16]
+    assert model.forward_features(torch.rand(2, 3, 32, 32)).shape == (2, 384, 2, 2)
+
+
 def test_features_only_gives_the_stages():
     maps = timm.create_model("cifar_resnet18", features_only=True)(torch.rand(1, 3, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps][-4:] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
     maps = timm.create_model("preact_resnet18", features_only=True)(torch.rand(1, 3, 32, 32))
     assert [tuple(m.shape[1:]) for m in maps] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    maps = timm.create_model("preact_resnet10_small", features_only=True)(torch.rand(1, 3, 32, 32))
+    assert [tuple(m.shape[1:]) for m in maps] == [(48, 16, 16), (96, 8, 8), (192, 4, 4), (384, 2, 2)]
     with torch.device("meta"):
         assert timm.create_model("wide_resnet34_10", features_only=True).feature_info.channels() == [160, 320, 640]
 

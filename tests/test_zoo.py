@@ -37,7 +37,7 @@ def test_every_plan_is_one_that_a_recipe_takes():
         planned = parse(kind, ["--config", str(path)], "")
         assert timm.is_model(planned.model), path
         assert f"recipes/zoo/{path.name}" in path.read_text()
-    assert len(plans) == 8
+    assert len(plans) == 10
 
 
 def test_there_are_some():
