@@ -1,7 +1,8 @@
 """Loads folders, each in a process of its own that is watched: what it raises, its time and memory, what it touches.
 
 Run as a program: ``hostile_worker.py GOOD_FOLDER < jobs.json > results.json``. A job is {folder, outside, marker,
-route, timeout}; ``route`` says what is done with it: "ours", "timm", or one of PROBES, which do what no load may.
+route, limit, timeout}: seconds of CPU and of waiting; ``route`` says what is done with it: "ours", "timm", or one of
+PROBES, which do what no load may.
 """
 
 import contextlib
@@ -251,6 +252,15 @@ def watched(job, readable):
     return result
 
 
+def quickest(job, readable):
+    """Return the quickest of up to three goes at a job within its limit: what else the machine does only adds time."""
+    results = []
+    while len(results) < 3 and all(result["seconds"] >= job["limit"] for result in results):
+        results.append(watched(job, readable))
+    quick = min(results, key=lambda result: result["seconds"])
+    return quick | {"violations": [violation for result in results for violation in result["violations"]]}
+
+
 def main():
     import timm  # noqa: F401
 
@@ -264,7 +274,7 @@ def main():
         ROUTES[route]({"folder": sys.argv[1]})  # what is imported late is imported now
     with contextlib.suppress(rst_hub.RstHubError):
         rst_hub.from_pretrained(here)
-    json.dump({name: watched(job, readable) for name, job in jobs.items()}, sys.stdout)
+    json.dump({name: quickest(job, readable) for name, job in jobs.items()}, sys.stdout)
 
 
 if __name__ == "__main__":

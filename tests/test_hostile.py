@@ -1500,7 +1500,8 @@ def results(tmp_path_factory, request):
         if not folder.written:
             folder.write()
         places = {key: str(getattr(folder, key)) for key in ("folder", "outside", "marker")}
-        jobs[name] = {"timeout": 1 if case.route == "sleep" else HANGS, "route": case.route, **places}
+        timeout = 1 if case.route == "sleep" else HANGS
+        jobs[name] = {"limit": SECONDS, "timeout": timeout, "route": case.route, **places}
     gc.enable()
     worker = subprocess.run(
         [sys.executable, "-B", hostile_worker.__file__, str(root / RESNET)],
@@ -1568,3 +1569,12 @@ def test_the_harness_notices_what_no_load_may_do(results, probe):
 
 def test_the_harness_counts_seconds(results):
     assert 0.3 <= results["probe work"]["seconds"] < 1
+
+
+@pytest.mark.parametrize(("goes", "seconds"), [([1.0], 1.0), ([3.0, 1.5], 1.5), ([3.0, 2.5, 2.6], 2.5)])
+def test_a_job_over_its_time_is_tried_again_and_no_violation_is_forgotten(monkeypatch, goes, seconds):
+    results = iter([{"seconds": time, "violations": [f"after {time} s"]} for time in goes])
+    monkeypatch.setattr(hostile_worker, "watched", lambda job, readable: next(results))
+    result = hostile_worker.quickest({"limit": SECONDS}, ())
+    assert result == {"seconds": seconds, "violations": [f"after {time} s" for time in goes]}
+    assert not list(results)
