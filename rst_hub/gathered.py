@@ -86,9 +86,33 @@ def gather(folder: Path, config: Mapping[str, Any], about: Mapping[str, Any], re
         )
     sizes = tuple(_size_of(folder, entry) for entry in config["rst"]["tickets"])
     name = str(about["repo_id"]).partition("/")[2] if about.get("repo_id") else folder.resolve().name
-    gathered = Folder(name, config, about, dict(sorted(results.items())), sizes)
+    gathered = Folder(name, config, about, _told_apart(dict(sorted(results.items()))), sizes)
     _check_seeds(gathered)
     return gathered
+
+
+def _told_apart(results: Mapping[str, Result]) -> dict[str, Result]:
+    """Return the results, in which two dense networks of one label are called by the digests of their states too.
+
+    The same training on another machine gives another network; its rows must not be read as those of the first.
+    """
+    called: dict[str, set[str]] = {}
+    for result in results.values():
+        if result.kind == "dense":
+            called.setdefault(result.rows[0].of, set()).add(_state_of(result))
+
+    def told_apart(result: Result) -> Result:
+        if result.kind != "dense" or len(called[result.rows[0].of]) == 1:
+            return result
+        rows = [replace(row, of=f"{row.of} (state {_state_of(result)})") for row in result.rows]
+        return replace(result, rows=tuple(rows))
+
+    return {name: told_apart(result) for name, result in results.items()}
+
+
+def _state_of(dense: Result) -> str:
+    """Return the first digits of the digest of a dense network's state dict."""
+    return plain(dense.said["network"].get("state_digest") or "unknown")[:8]
 
 
 def read_folder(path: Path) -> Folder:

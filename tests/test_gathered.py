@@ -48,6 +48,22 @@ def test_a_transfer_matrix_that_an_r2ss_result_has_too_stands_there_once(pair, t
     assert f"| {early['accuracy'] + 0.25:.2f} | not recorded |" in own
 
 
+def test_two_dense_networks_of_one_label_are_not_taken_for_one(folder, tmp_path):
+    one, other = (
+        result("dense", {"source": "dense", "architecture": "ResNet", "state_digest": digit * 64}, clean=clean)
+        for digit, clean in (("a", 900), ("b", 800))
+    )
+    write_card(folder, [put(tmp_path / "a.json", one)])
+    assert "Dense network dense: accuracy" in section(text_of(folder), "Dense networks")
+    write_card(folder, [put(tmp_path / "b.json", other)])
+    found = section(text_of(folder), "Dense networks")
+    assert "Dense network dense:" not in found
+    parts = {part[:8]: part for part in found.split("Dense network dense (state ")[1:]}
+    assert set(parts) == {"aaaaaaaa", "bbbbbbbb"}
+    assert ("| 90.00 |" in parts["aaaaaaaa"], "| 80.00 |" in parts["aaaaaaaa"]) == (True, False)
+    assert ("| 90.00 |" in parts["bbbbbbbb"], "| 80.00 |" in parts["bbbbbbbb"]) == (False, True)
+
+
 def test_a_note_goes_with_one_data_set(folder, tmp_path):
     files = [
         put(tmp_path / "a.json", result("ticket", network(folder))),
