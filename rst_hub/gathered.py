@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,18 +97,14 @@ def _told_apart(results: Mapping[str, Result]) -> dict[str, Result]:
 
     The same training on another machine gives another network; its rows must not be read as those of the first.
     """
-    called: dict[str, set[str]] = {}
-    for result in results.values():
-        if result.kind == "dense":
-            called.setdefault(result.rows[0].of, set()).add(_state_of(result))
-
-    def told_apart(result: Result) -> Result:
-        if result.kind != "dense" or len(called[result.rows[0].of]) == 1:
-            return result
-        rows = [replace(row, of=f"{row.of} (state {_state_of(result)})") for row in result.rows]
-        return replace(result, rows=tuple(rows))
-
-    return {name: told_apart(result) for name, result in results.items()}
+    networks = {(result.rows[0].of, _state_of(result)) for result in results.values() if result.kind == "dense"}
+    of_label = Counter(label for label, _ in networks)
+    told_apart = dict(results)
+    for name, result in results.items():
+        if result.kind == "dense" and of_label[result.rows[0].of] > 1:
+            rows = (replace(row, of=f"{row.of} (state {_state_of(result)})") for row in result.rows)
+            told_apart[name] = replace(result, rows=tuple(rows))
+    return told_apart
 
 
 def _state_of(dense: Result) -> str:

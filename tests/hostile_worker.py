@@ -1,8 +1,8 @@
 """Loads folders, each in a process of its own that is watched: what it raises, its time and memory, what it touches.
 
 Run as a program: ``hostile_worker.py GOOD_FOLDER < jobs.json > results.json``. A job is {folder, outside, marker,
-route, limit, timeout}: seconds of CPU and of waiting; ``route`` says what is done with it: "ours", "timm", or one of
-PROBES, which do what no load may.
+route, limit, timeout}, the last two in seconds of CPU and of waiting; ``route`` says what is done with it: "ours",
+"timm", or one of PROBES, which do what no load may.
 """
 
 import contextlib

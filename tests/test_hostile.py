@@ -1470,7 +1470,7 @@ def faults(result, may_load=False, route="ours"):
             found.append(f"a message that cannot be shown: {result['message'][:200]!r}")
     elif result["outcome"] != "loaded" or not may_load:
         found.append(f"not refused, but {result['outcome']}")
-    if result["seconds"] >= SECONDS:  # the process's own, whatever else the machine does; waiting ends by HANGS
+    if result["seconds"] >= SECONDS:  # CPU time of the quickest of three goes; waiting ends by HANGS
         found.append(f"{result['seconds']} s")
     if result["megabytes"] >= MEGABYTES:
         found.append(f"{result['megabytes']} MB")
