@@ -1,35 +1,35 @@
 """A data set name or folder to batches of pixels in [0, 1]: decoded once where it fits, augmented per sample.
 
-``digits`` is scikit-learn's (no download); any other name is a folder here or a data set on the Hugging Face Hub, as
-``datasets.load_dataset`` reads it. Image and label columns are found by their feature type. The order of training
-samples depends on the seed and the epoch alone, so any number of processes sees the same batches.
+``digits`` is scikit-learn's (no download); any other name is a folder here or a data set on the Hugging Face Hub
+(:mod:`rst_hub.splits`). The order of training samples depends on the seed and the epoch alone, so any number of
+processes sees the same batches.
 """
 
+import hashlib
+import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
-from tqdm import tqdm
 
+from .decoding import Decoder, broken_rows, decode_all, digest_of, resize
 from .errors import DataError, SettingsError, nearest
+from .folders import ALL, SPLITS
+from .splits import Split, read_splits
 from .weights import random_bytes
 
 AUGMENTATIONS = ("none", "crop", "cifar", "imagenet")
 DIGITS_SIZE = 32
 _DIGITS_TEST = 500
-_IN_MEMORY_BYTES = 8 * 2**30
-_MAX_CLASSES = 100_000
-_SPLITS = {"train": ("train", "training"), "test": ("test", "validation", "valid", "val", "dev")}
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,17 @@ class Images:
     """Labelled images: ``rows[i]`` is uint8 of shape (3, H, W), ``labels`` int64 of shape (N,), one name a class.
 
     ``rows`` is one tensor (N, 3, H, W) where the images are of one size and fit in memory, else it decodes when asked.
-    ``split`` is the data set's own name of the split they are from.
+    ``split`` is the data set's own name of the split they are from, ``encoded`` the same images as they are stored;
+    ``notes`` say what was found and left out, ``skipped`` how many images could not be decoded.
     """
 
-    rows: "torch.Tensor | Decoder"
+    rows: torch.Tensor | Decoder
     labels: torch.Tensor
     classes: tuple[str, ...]
     split: str = ""
+    encoded: Decoder | None = None
+    notes: tuple[str, ...] = ()
+    skipped: int = 0
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -52,7 +56,8 @@ class Images:
     def subset(self, indices: torch.Tensor) -> "Images":
         """Return the images at these positions, in this order."""
         rows = self.rows[indices] if isinstance(self.rows, torch.Tensor) else self.rows.subset(indices)
-        return replace(self, rows=rows, labels=self.labels[indices])
+        encoded = None if self.encoded is None else self.encoded.subset(indices)
+        return replace(self, rows=rows, labels=self.labels[indices], encoded=encoded)
 
     def to(self, device: torch.device) -> "Images":
         """Return the images on ``device``, where batches are then made too; the pixels are the same on every device.
@@ -66,33 +71,6 @@ class Images:
         return replace(self, rows=self.rows.to(device), labels=self.labels.to(device))
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """Images that stay encoded: ``dataset`` rows decoded one by one, resized to squares of ``size`` if given."""
-
-    dataset: Any
-    column: str
-    size: int | None
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """Return one image as uint8 of shape (3, H, W)."""
-        try:
-            image = self.dataset[int(index)][self.column]
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"row {index} of column {self.column!r} cannot be decoded ({error}): remove it") from error
-        if not isinstance(image, Image.Image):
-            raise DataError(f"row {index} of column {self.column!r} holds no image: remove the row")
-        return _to_pixels(image, self.size)
-
-    def subset(self, indices: torch.Tensor) -> "Decoder":
-        """Return the rows at these positions, in this order."""
-        return replace(self, dataset=self.dataset.select(indices.tolist()))
-
-
 def load_images(
     name: str,
     split: str,
@@ -100,25 +78,87 @@ def load_images(
     image_size: int | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    skip_broken: bool = False,
     progress: bool = False,
 ) -> Images:
     """Return one split of a data set.
 
+    Where a data set has a split to train on and no other with labels, a fifth of each class is its test split, chosen
+    by a seed of 0: the same fifth each time, for every recipe. ``Images.notes`` says so, and how many files of a folder
+    were found and left out.
+
     Args:
-        name: ``digits``, a folder (parquet files or class folders of images), or a name on the Hub.
+        name: ``digits``, a folder (class folders of images, with or without train/ and test/ above them; parquet, csv
+            or json files; images with a metadata file), or a name on the Hub.
         split: "train" or "test"; a validation split serves as test where there is no test split, or one without labels.
         image_size: resize to squares of this side (the shorter side first, then the centre); None keeps them.
         image_column: needed only where several columns hold images.
         label_column: needed only where several columns hold class labels.
+        skip_broken: leave out what cannot be decoded, and say so in the notes; every image is decoded once for it.
         progress: show a bar while decoding.
 
     Raises:
-        DataError: there is no such data set, split, image or label column, or a label is missing.
+        DataError: there is no such data set, split, image or label column, a label is missing, a file is in two splits,
+            or images cannot be decoded.
     """
+    if split not in SPLITS:
+        raise DataError(f"split {split!r} is not known: give 'train' or 'test', which stand for names alike")
     if name == "digits":
         return _digits(split, image_size or DIGITS_SIZE)
-    images = _from_datasets(name, split, image_column, label_column)
-    return replace(images, rows=_decode_once(replace(cast(Decoder, images.rows), size=image_size), progress))
+    splits, classes = read_splits(name, image_column, label_column)
+    found = _chosen(name, splits, split)
+    if len(found.numbers) == 0:
+        raise DataError(f"split {found.name} of data set {name} is empty")
+    if found.numbers.min() < 0:
+        raise DataError(f"data set {name}: a label of split {found.name} is missing: add it, or remove the image")
+    images = Images(replace(found.rows, size=image_size), torch.from_numpy(found.numbers), classes, found.name)
+    images = replace(images, notes=found.notes)
+    images = _without_broken(images, progress) if skip_broken else images
+    return resized(images, image_size, progress)
+
+
+def resized(images: Images, image_size: int | None, progress: bool = False) -> Images:
+    """Return images from a data set, decoded anew as squares of this side, or as they are for None.
+
+    Raises:
+        DataError: images cannot be decoded.
+    """
+    encoded = images.rows if isinstance(images.rows, Decoder) else images.encoded
+    if encoded is None:
+        raise DataError("these images are not from a data set: resize their rows")
+    encoded = replace(encoded, size=image_size)
+    return replace(images, rows=decode_all(encoded, progress), encoded=encoded)
+
+
+def name_of(dataset: str) -> str:
+    """Return what a data set is called beside a number: the name of its folder, or its name on the Hub.
+
+    Raises:
+        DataError: the folder has no name.
+    """
+    folder = Path(os.path.expanduser(dataset))
+    name = folder.resolve().name if dataset != "digits" and folder.is_dir() else dataset
+    if not name.strip():
+        raise DataError(f"data set {dataset!r} has no name to stand beside its numbers: give one by --dataset-name")
+    return name
+
+
+def fingerprint(images: Images) -> str:
+    """Return a SHA-256, in hex, that changes with the images, their order, their labels or the classes' names.
+
+    Of a data set it is of the files as they are, see :func:`rst_hub.decoding.digest_of`, so that it depends neither on
+    where they lie nor on what decodes them.
+    """
+    sha = hashlib.sha256(json.dumps([list(images.classes), len(images)]).encode())
+    sha.update(images.labels.cpu().numpy().tobytes())
+    encoded = images.rows if isinstance(images.rows, Decoder) else images.encoded
+    if encoded is not None:
+        sha.update(digest_of(encoded).encode())
+    else:
+        rows = cast(torch.Tensor, images.rows).cpu().contiguous()
+        sha.update(f"{tuple(rows.shape)}".encode())
+        sha.update(rows.numpy().data)
+    return sha.hexdigest()
 
 
 def split_off(images: Images, count: int, seed: int) -> tuple[Images, Images]:
@@ -231,7 +271,7 @@ def _pixels(images: Images, indices: torch.Tensor, augment: str, size: int, draw
             if augment == "imagenet" and draws is not None:
                 batch = torch.stack(list(pool.map(lambda row, draw: _resized_crop(row, draw, size), rows, draws)))
             else:
-                batch = torch.stack([_resize(row, size) for row in rows])
+                batch = torch.stack([resize(row, size) for row in rows])
     # By a tensor on the device: a plain number's reciprocal would be multiplied by on CUDA, which rounds otherwise.
     pixels = batch.float() / torch.full((), 255.0, device=batch.device)
     if draws is not None and augment in ("crop", "cifar"):
@@ -260,42 +300,7 @@ def _resized_crop(row: torch.Tensor, draws: torch.Tensor, size: int) -> torch.Te
         if 0 < h <= height and 0 < w <= width:
             top, left = int(draws[0] * (height - h + 1)), int(draws[1] * (width - w + 1))
             return transforms.resized_crop(row, top, left, h, w, [size, size], antialias=True)
-    return _resize(row, size)
-
-
-def _resize(row: torch.Tensor, size: int) -> torch.Tensor:
-    if row.shape[-2:] == (size, size):
-        return row
-    return transforms.center_crop(transforms.resize(row, [size], antialias=True), [size, size])
-
-
-def _to_pixels(image: Image.Image, size: int | None) -> torch.Tensor:
-    """Return uint8 (3, H, W) of an image of any mode of 8 bits, or of 16-bit grey, scaled to 8."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image, np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise DataError("an image has values beyond 16 bits: convert the images to 8 or 16 bits")
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-    if image.mode == "F":
-        raise DataError("an image holds floating-point pixels: convert the images to 8 or 16 bits")
-    row = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    return row if size is None else _resize(row, size)
-
-
-def _decode_once(rows: Decoder, progress: bool) -> "torch.Tensor | Decoder":
-    """Return all images as one tensor where they are of one size and fit in memory, else the decoder itself."""
-    first = rows[0]
-    if first.numel() * len(rows) > _IN_MEMORY_BYTES:
-        return rows
-    decoded = torch.empty((len(rows), *first.shape), dtype=torch.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoding = tqdm(pool.map(rows.__getitem__, range(len(rows))), "decoding", len(rows), disable=not progress)
-        for index, row in enumerate(decoding):
-            if row.shape != first.shape:
-                pool.shutdown(cancel_futures=True)
-                return rows
-            decoded[index] = row
-    return decoded
+    return resize(row, size)
 
 
 @lru_cache(maxsize=4)
@@ -310,78 +315,55 @@ def _digits(split: str, size: int) -> Images:
     return Images(rows, torch.from_numpy(data.target).long()[chosen], tuple("0123456789"), split)
 
 
-def _from_datasets(
-    name: str, split: str, image_column: str | None, label_column: str | None, without: str | None = None
-) -> Images:
-    import datasets
+def _chosen(name: str, splits: Mapping[str, Split], wanted: str) -> Split:
+    """Return the split that a data set has for "train" or "test": one of its own, or a part of the only one."""
+    named = {key: split for split in splits.values() for key in [split.name.lower()]}
+    of_train = [named[alias] for alias in (*SPLITS["train"], ALL) if alias in named]
+    of_test = [named[alias] for alias in SPLITS["test"] if alias in named and len(named[alias].numbers)]
+    labelled = [split for split in of_test if split.numbers.max() >= 0]  # ImageNet's test labels are kept secret
+    if wanted == "train" and not of_train:
+        raise DataError(f"data set {name} has the splits {', '.join(splits)}, and none for train: add one named train")
+    if wanted == "test" and of_test and not of_train:
+        return (labelled or of_test)[0]
+    if not labelled and not of_train:
+        raise DataError(f"data set {name} has the splits {', '.join(splits)}, and none for test: add one named test")
+    if not labelled:
+        return _part_of(name, of_train[0], wanted)
+    return of_train[0] if wanted == "train" else labelled[0]
 
-    splits = _load_dataset(name)
-    candidates = [candidate for candidate in _SPLITS[split] if candidate in splits and candidate != without]
-    found = next(iter(candidates), None)
-    if found is None:
+
+def _part_of(name: str, split: Split, wanted: str) -> Split:
+    """Return four fifths of each class to train on, or the other fifth to test, chosen by a seed of 0."""
+    order = permutation("test split", 0, 0, len(split.numbers)).numpy()
+    held = [row for number in np.unique(split.numbers) for row in _fifth(order[split.numbers[order] == number])]
+    is_test = np.isin(np.arange(len(split.numbers)), held)
+    chosen = np.flatnonzero(is_test if wanted == "test" else ~is_test)
+    if not len(held) or len(held) == len(split.numbers):
         raise DataError(
-            f"data set {name} has the splits {', '.join(splits)}, and none for {split}: add one named {split}"
+            f"data set {name} has the splits {split.name}, and none for test: add one named test, or more images of "
+            "each class, a fifth of which are then the test split"
         )
-    dataset = splits[found]
-    if len(dataset) == 0:
-        raise DataError(f"split {found} of data set {name} is empty")
-    features = dataset.features
-    images = [c for c, f in features.items() if isinstance(f, datasets.Image)]
-    image = _column(name, "image", images, image_column, list(features))
-    labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
-    labels = labels or [c for c, f in features.items() if _is_whole(f)]
-    label = _column(name, "label", labels, label_column, list(features))
-    if not isinstance(features[label], datasets.ClassLabel) and not _is_whole(features[label]):
-        raise DataError(
-            f"column {label!r} of data set {name} holds no class labels: they are names of classes or numbers"
-        )
-    values = dataset.with_format(None).select_columns([label])[label]
-    numbers = np.array([-1 if value is None else value for value in values], np.int64)
-    if numbers.max() < 0 and len(candidates) > 1:  # as in ImageNet's test split, whose labels are kept secret
-        return _from_datasets(name, split, image_column, label_column, without=found)
-    if numbers.max() >= _MAX_CLASSES:
-        raise DataError(
-            f"column {label!r} of data set {name} reaches {numbers.max()}: choose the labels by --label-column"
-        )
-    names = getattr(features[label], "names", None) or [str(n) for n in range(int(numbers.max()) + 1)]
-    if numbers.min() < 0 or numbers.max() >= len(names):
-        raise DataError(f"data set {name}: a {label} of split {found} is missing or beyond its {len(names)} classes")
-    rows = Decoder(dataset.select_columns([image]), image, None)
-    return Images(rows, torch.from_numpy(numbers), tuple(names), found)
+    whole = "the data set has one split" if split.name == ALL else f"no split with labels beside {split.name}"
+    note = f"{whole}: {len(held):,} of its {len(split.numbers):,} images, a fifth of each class, are the test split"
+    part = "train" if wanted == "train" else f"test (a fifth of {split.name})"
+    rows = split.rows.subset(torch.from_numpy(chosen))
+    return Split(part, rows, split.numbers[chosen], (*split.notes, f"{note}; seed 0 chooses them"))
 
 
-def _is_whole(feature: Any) -> bool:
-    dtype = getattr(feature, "dtype", None)
-    return type(feature).__name__ == "Value" and (str(dtype) == "bool" or "int" in str(dtype))
+def _fifth(rows: np.ndarray) -> np.ndarray:
+    return rows[: round(len(rows) / 5) or (1 if len(rows) > 1 else 0)]
 
 
-def _load_dataset(name: str) -> dict[str, Any]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    if Path(name).is_dir():
-        name = str(Path(name).resolve())
-    elif name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise DataError(
-            f"data set {name!r} is neither a folder here, nor 'digits', nor a name on the Hub such as org/name"
-        )
-    try:
-        return dict(datasets.load_dataset(name))
-    except Exception as error:  # the library raises a dozen unrelated kinds
-        raise DataError(f"data set {name} cannot be read as images with labels: {error}") from error
-
-
-def _column(name: str, kind: str, candidates: Sequence[str], chosen: str | None, columns: Sequence[str]) -> str:
-    if chosen is not None and chosen not in columns:
-        raise DataError(f"data set {name} has no column {chosen!r}. {nearest(chosen, columns)}")
-    if chosen is not None:
-        return chosen
-    if not candidates:
-        raise DataError(
-            f"data set {name} has no {kind} column among {', '.join(columns)}: give a labelled image data set"
-        )
-    if len(candidates) > 1:
-        raise DataError(
-            f"data set {name} has several {kind} columns: choose one of {', '.join(candidates)} by --{kind}-column"
-        )
-    return candidates[0]
+def _without_broken(images: Images, progress: bool) -> Images:
+    """Return the images that can be decoded; the notes count and list the others."""
+    broken = broken_rows(cast(Decoder, images.rows), progress)
+    if not broken:
+        return images
+    if len(broken) == len(images):
+        raise DataError(f"no image of split {images.split} can be decoded: {broken[0]}")
+    left = images.subset(torch.tensor([index for index in range(len(images)) if index not in broken]))
+    reasons = [line.removesuffix(": mend or remove it, or leave it out (--skip-broken)") for line in broken.values()]
+    note = f"split {images.split}: left out {len(broken)} of {len(images)} images that cannot be decoded"
+    gone = [images.classes[number] for number in images.labels.unique().tolist() if number not in left.labels]
+    lost = (f"no image is left of {', '.join(gone)}",) if gone else ()
+    return replace(left, skipped=len(broken), notes=(*images.notes, note, *lost, *(f"  {line}" for line in reasons)))

@@ -23,6 +23,9 @@ LAYERS = [
     "standardised",
     "models",
     "config",
+    "folders",
+    "decoding",
+    "splits",
     "data",
     "ticket",
     "pool",
@@ -43,7 +46,7 @@ LAYERS = [
 ]
 ONLY_IN = {
     "timm": {"cifar", "standardised", "models", "entrypoint"},
-    "datasets": {"data"},
+    "datasets": {"splits"},
     "sklearn": {"data"},
     "safetensors": {"models", "ticket", "export"},
     "accelerate": set(),
