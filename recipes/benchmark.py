@@ -28,8 +28,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
-from run import check_output, make_folder, share
-from settings import BenchmarkSettings, budgets, command, parse
+from run import WHERE_DATA_LIE, check_output, has_data, make_folder, share, to_resume
+from settings import BenchmarkSettings, budgets, command, hash_unless, parse
 from switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, on_ensemble, worst_of
 from switched import in_words as compared_in_words
 from tqdm import tqdm
@@ -49,7 +49,8 @@ from victims import (
 
 from rst_hub.attacks import ThreatModel
 from rst_hub.autoattack import require
-from rst_hub.data import Images
+from rst_hub.data import Images, name_of
+from rst_hub.data import fingerprint as fingerprint_of_images
 from rst_hub.evaluate import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
 from rst_hub.files import write_json
 from rst_hub.flags import inspect_model, judge, probes
@@ -85,15 +86,19 @@ def main(arguments: list[str]) -> None:
     accelerator = several_processes()
     with accelerator.main_process_first():
         victim = load_victim(settings.ticket, settings.name)
-    output = Path(settings.output or default_output(victim, settings))
-    check_output(output, "benchmark", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    precision = accelerator.mixed_precision
+    output = Path(settings.output or default_output(victim, settings, precision))
+    check_output(output, "benchmark", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE))
     settings = with_earlier(settings, output)
     eps = budgets(settings)
     attacks = planned(settings, eps, victim)
     dataset, images = load_test_images(settings, [victim], accelerator)
+    data = {"test": fingerprint_of_images(images)}
+    moved = WHERE_DATA_LIE if has_data(output, data) else ()
+    check_output(output, "benchmark", settings, precision, free=(*FREE_ON_RESUME, *moved))
     journal = output / "journal" / fingerprint([victim], images)
     place([victim], accelerator.device)
-    make_folder(accelerator, output, "benchmark", settings)
+    make_folder(accelerator, output, "benchmark", settings, data)
     bench = Bench(settings, accelerator, victim, journal)
     bench.say(f"{victim.kind} {victim.label}, {len(images)} test images of {dataset}; run folder {output}")
 
@@ -300,12 +305,16 @@ def in_words(key: str, left: Outcomes) -> str:
     return f"{percent(left.correct):6.2f} %  {key:20} ({low:.1f} to {high:.1f}, {speed})"
 
 
-def default_output(victim: Victim, settings: BenchmarkSettings) -> str:
-    """Return a folder named after what is measured, and on what."""
+def default_output(victim: Victim, settings: BenchmarkSettings, precision: str) -> str:
+    """Return a folder named after what is measured, and on what; to be resumed, that of the run to continue."""
     dataset = settings.dataset or victim.about.get("dataset") or "data"
-    parts = ["benchmark", victim.label.replace("/", "-").replace(":", "-"), Path(dataset).name, settings.norm]
+    parts = ["benchmark", victim.label.replace("/", "-").replace(":", "-"), name_of(dataset), settings.norm]
     parts += [f"eps{settings.eps}"] + ([] if settings.samples is None else [f"n{settings.samples}"])
-    return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
+    said = {key: getattr(settings, key) for key in ("name", "norm", "eps", "samples", "seed")}
+    said |= {"ticket": settings.ticket} if victim.label.startswith(settings.ticket) else {}
+    said |= {"dataset": settings.dataset} if settings.dataset in (None, name_of(dataset)) else {}
+    named = Path("runs", "-".join([*parts, f"s{settings.seed}", *hash_unless(settings, BenchmarkSettings(**said))]))
+    return str(to_resume(named, "benchmark", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)) or named)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from lifts import Objective, adversarial, climb, follow, put_back, retake_statistics, trades
 from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, share, write_checkpoint, write_metrics
-from settings import RunSettings
+from settings import RunSettings, learning_rate
 from torch import nn
 from tqdm import tqdm
 
@@ -116,7 +116,7 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
     _try_forward(run, learner.model)
     saved = read_checkpoint(run)
     for each in filter(None, (run.part_of, run)):
-        make_folder(accelerator, each.output, run.recipe, each.settings)
+        make_folder(accelerator, each.output, run.recipe, each.settings, run.data)
     metrics: list[dict[str, Any]] = []
     best: dict[str, torch.Tensor] = {}
     average = {name: tensor.detach().clone() for name, tensor in learner.learned.items()} if settings.ema else {}
@@ -363,18 +363,6 @@ def _checked(learner: Learner) -> Learner:
             )
 
     return dataclasses.replace(learner, before_step=before_step)
-
-
-def learning_rate(settings: RunSettings, epoch: int) -> float:
-    """Return the rate of an epoch, counted from 0: constant in it, as in the paper's code."""
-    if settings.schedule == "constant":
-        return settings.lr
-    if settings.schedule == "step":
-        return settings.lr * 0.1 ** sum(epoch >= share * settings.epochs for share in (0.5, 0.75))
-    if epoch < settings.warmup_epochs:
-        return settings.lr * (epoch + 1) / settings.warmup_epochs
-    done = (epoch - settings.warmup_epochs) / max(1, settings.epochs - settings.warmup_epochs)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _to_device(run: Run, x: torch.Tensor) -> torch.Tensor:

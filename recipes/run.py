@@ -4,11 +4,12 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,26 @@ import accelerate
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
-from settings import MeasureSettings, RunSettings, SearchSettings, ratios_of, repeatable
+from fitting import at_one_size, fitted
+from settings import MeasureSettings, RunSettings, default_name, learning_rate, repeatable, report_all
 from tqdm import tqdm
 
 import rst_hub
-from rst_hub.data import Images, channel_statistics, load_images, permutation, split_off
-from rst_hub.errors import DataError, SettingsError
+from rst_hub.data import Images, channel_statistics, fingerprint, load_images, name_of, permutation, split_off
+from rst_hub.errors import DataError, RstHubError, SettingsError
 from rst_hub.files import write_file, write_json
-from rst_hub.models import TIMM_VERSION
+from rst_hub.models import TIMM_VERSION, check_architecture
 
 EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
 """PGD-20 of the paper, section 4.1; the step size is in pixels over 255."""
-_FREE_ON_RESUME = ("resume", "output", "max_steps", "test_samples")
-"""Settings that may change when a run is resumed, because the learned scores or weights do not depend on them."""
+WHERE_DATA_LIE = ("dataset", "dataset_name")
+_FREE_ON_RESUME = ("resume", "output", "max_steps", "test_samples", *WHERE_DATA_LIE)
+"""Settings that may change when a run is resumed, because the learned scores or weights do not depend on them.
+
+Where the images lie is one of them: that they are the same ones is compared by their fingerprints.
+"""
+_FITTED = ("holdout", "batch_size", "image_size")
+"""Settings that are known only once the images are."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Run:
     mean: list[float]
     std: list[float]
     part_of: "Run | None" = None
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def say(self, text: str) -> None:
         """Print on the main process."""
@@ -74,30 +83,40 @@ class Run:
 def start(recipe: str, settings: RunSettings) -> Run:
     """Check everything that can be checked before there is a model, and load the images; write nothing.
 
+    Defaults that do not fit the images give way to them (fitting.py), and the run has the settings that do.
+
     Raises:
-        RstHubError: a kind of it.
+        RstHubError: a kind of it; all that is found wrong at once is in one message.
     """
     # A plugin, because the plain argument gives way to an environment variable of accelerate's.
     plugin = GradientAccumulationPlugin(num_steps=settings.accumulation_steps)
     accelerator = Accelerator(gradient_accumulation_plugin=plugin)
     parts = accelerator.num_processes * settings.accumulation_steps
-    if settings.batch_size % parts:
-        raise SettingsError(f"--batch-size {settings.batch_size} is no multiple of {parts} (processes x steps)")
-    output = Path(settings.output or _default_output(recipe, settings))
-    check_output(output, recipe, settings, accelerator.mixed_precision, free=_FREE_ON_RESUME)
+    precision = accelerator.mixed_precision
+    output = Path(settings.output or _default_output(recipe, settings, precision))
+    early = (*_FREE_ON_RESUME, *_FITTED)
+    report_all(
+        [
+            *_wrong(check_architecture, settings.model, {}),
+            *_wrong(_check_multiple, settings.batch_size, parts),
+            *_wrong(check_output, output, recipe, settings, precision, free=early),
+            *_wrong(name_of, settings.dataset if settings.dataset_name is None else "named"),
+        ]
+    )
     with accelerator.main_process_first():  # the first reader fills the cache for the others
-        columns = {"image_column": settings.image_column, "label_column": settings.label_column}
         bar = accelerator.is_main_process
+        columns: dict[str, Any] = {name: getattr(settings, name) for name in ("image_column", "label_column")}
+        columns |= {"skip_broken": settings.skip_broken, "progress": bar}
         # Random resized crops are cut from the images as they are, everything else from resized ones.
         size = None if settings.augment == "imagenet" else settings.image_size
-        everything = load_images(settings.dataset, "train", image_size=size, progress=bar, **columns)
-        test = load_images(settings.dataset, "test", image_size=settings.image_size, progress=bar, **columns)
-    image_size = settings.image_size or _common_size(everything, test)
-    if everything.classes != test.classes:
-        raise DataError(f"data set {settings.dataset}: its training and test splits have different classes")
+        everything = load_images(settings.dataset, "train", image_size=size, **columns)
+        test = load_images(settings.dataset, "test", image_size=settings.image_size, **columns)
+        data = {"train": fingerprint(everything), "test": fingerprint(test)}
+        image_size, everything, test, notes = at_one_size(settings, everything, test)
+    _check_classes(everything, test)
+    settings, changed = fitted(settings, len(everything), parts)
+    check_output(output, recipe, settings, precision, free=_FREE_ON_RESUME, data=data)
     train, holdout = split_off(everything, settings.holdout, settings.seed)
-    if settings.batch_size > len(train):
-        raise DataError(f"--batch-size {settings.batch_size} is more than the {len(train)} training images")
     wanted = len(test) if settings.test_samples is None else settings.test_samples
     if settings.test_samples is None and settings.max_steps is not None:
         wanted = settings.max_steps * settings.batch_size  # a trial is measured on no more images than it saw
@@ -109,7 +128,9 @@ def start(recipe: str, settings: RunSettings) -> Run:
     if settings.augment != "imagenet":  # whose crops are cut and resized one by one, on the CPU
         train, holdout = train.to(accelerator.device), holdout.to(accelerator.device)
     test = test.to(accelerator.device)
-    run = Run(recipe, settings, accelerator, output, train, holdout, test, image_size, mean, std)
+    run = Run(recipe, settings, accelerator, output, train, holdout, test, image_size, mean, std, data=data)
+    for note in dict.fromkeys((*_about_digits(settings.dataset), *everything.notes, *test.notes, *notes, *changed)):
+        run.say(note)
     run.say(
         f"{len(train)} training, {len(holdout)} held-out and {len(test)} test images of {image_size} x {image_size}, "
         f"{len(train.classes)} classes; run folder {output}"
@@ -117,23 +138,69 @@ def start(recipe: str, settings: RunSettings) -> Run:
     return run
 
 
-def make_folder(accelerator: Accelerator, output: Path, recipe: str, settings: RunSettings | MeasureSettings) -> None:
+def _wrong(check: Callable[..., Any], *arguments: Any, **options: Any) -> list[str]:
+    """Return what a check finds wrong, if anything."""
+    try:
+        check(*arguments, **options)
+    except RstHubError as error:
+        return [str(error)]
+    return []
+
+
+def _check_multiple(batch_size: int, parts: int) -> None:
+    if batch_size % parts and batch_size != RunSettings.batch_size:
+        raise SettingsError(f"--batch-size {batch_size} is no multiple of {parts} (processes x steps)")
+
+
+def _check_classes(train: Images, test: Images) -> None:
+    """Raise DataError where a class is to be told that no training image shows."""
+    unseen = [test.classes[number] for number in test.labels.unique().tolist() if number not in train.labels]
+    if unseen:
+        more = "" if len(unseen) <= 5 else f" and {len(unseen) - 5} more"
+        raise DataError(
+            f"the test images have the classes {', '.join(unseen[:5])}{more}, of which there is no training image: add "
+            "some, or remove the classes"
+        )
+
+
+def _about_digits(dataset: str) -> list[str]:
+    if dataset != "digits":
+        return []
+    beside = "; the folder here is ./digits" if Path("digits").is_dir() else ""
+    return [f"data set: scikit-learn's digits, the default; --dataset FOLDER takes your own images{beside}"]
+
+
+def make_folder(
+    accelerator: Accelerator,
+    output: Path,
+    recipe: str,
+    settings: RunSettings | MeasureSettings,
+    data: Mapping[str, str] | None = None,
+) -> None:
     """Make a run's folder with its settings.json, on the main process.
 
-    A search or training that is resumed keeps its first settings; a measurement gets those that it has now.
+    A search or training that is resumed keeps its first settings, but for the epochs that it is prolonged to; a
+    measurement gets those that it has now. ``data`` are the fingerprints of its images.
 
     Raises:
         SettingsError: it cannot be written.
     """
     accelerator.wait_for_everyone()
-    known = (output / "settings.json").exists() and not isinstance(settings, MeasureSettings)
-    if accelerator.is_main_process and not known:
-        begun = {"recipe": recipe, "precision": accelerator.mixed_precision}
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            write_json(output / "settings.json", {**begun, "settings": dataclasses.asdict(settings)})
-        except OSError as error:
-            raise SettingsError(f"{output} cannot be written ({error}): choose another --output") from error
+    if not accelerator.is_main_process:
+        return
+    path = output / "settings.json"
+    content = {"recipe": recipe, "precision": accelerator.mixed_precision, "settings": dataclasses.asdict(settings)}
+    content |= {"data": dict(data)} if data else {}
+    try:
+        if path.exists() and isinstance(settings, RunSettings):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["settings"]["epochs"] == settings.epochs:
+                return
+            content["settings"]["epochs"] = settings.epochs
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+    except OSError as error:
+        raise SettingsError(f"{output} cannot be written ({error}): choose another --output") from error
 
 
 def read_checkpoint(run: Run) -> dict[str, Any] | None:
@@ -174,7 +241,8 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
     ``metrics`` has a record for each epoch, ``best`` is the position of the chosen one, and ``test`` what was measured.
     """
     settings = run.settings
-    name = Path(settings.dataset).name if Path(settings.dataset).is_dir() else settings.dataset
+    name = settings.dataset_name or name_of(settings.dataset)
+    skipped = run.train.skipped + run.test.skipped
     values = {**dataclasses.asdict(settings), "dataset": name}
     return {
         "recipe": run.recipe,
@@ -184,6 +252,7 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
             "name": name,
             "training_samples": len(run.train),
             "heldout_samples": len(run.holdout),
+            **({"left_out": skipped} if skipped else {}),
         },
         "epoch": metrics[best]["epoch"],
         "optimizer_steps": metrics[best]["steps"],
@@ -233,21 +302,37 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _default_output(recipe: str, settings: RunSettings) -> str:
-    parts = [recipe, settings.model, Path(settings.dataset).name, settings.attack, f"eps{settings.eps:g}"]
-    ratios = [f"{ratio:g}" for ratio in ratios_of(settings)] if isinstance(settings, SearchSettings) else []
-    if len("-".join([*parts, *ratios])) > 120:  # of a long list the first and the last
-        ratios = [ratios[0], "to", ratios[-1], "of", str(len(ratios))]
-    parts += ["r" + "-".join(ratios)] if ratios else []
-    return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
+def _default_output(recipe: str, settings: RunSettings, precision: str = "no") -> str:
+    """Return the folder of a run that names none; to be resumed, that of the one run whose settings allow it."""
+    named = Path("runs", default_name(recipe, settings))
+    return str(to_resume(named, recipe, settings, precision, free=(*_FREE_ON_RESUME, *_FITTED)) or named)
+
+
+def to_resume(
+    named: Path, recipe: str, settings: RunSettings | MeasureSettings, precision: str, *, free: Sequence[str]
+) -> Path | None:
+    """Return the one run beside ``named`` that these settings continue, if they are to and ``named`` is not there."""
+    if not settings.resume or named.exists():
+        return None
+    found = []
+    for path in sorted(named.parent.glob(f"{recipe}-*/settings.json")):
+        if not _wrong(check_output, path.parent, recipe, settings, precision, free=free):
+            found.append(path.parent)
+    return found[0] if len(found) == 1 else None
 
 
 def check_output(
-    output: Path, recipe: str, settings: RunSettings | MeasureSettings, precision: str, *, free: Sequence[str]
+    output: Path,
+    recipe: str,
+    settings: RunSettings | MeasureSettings,
+    precision: str,
+    *,
+    free: Sequence[str],
+    data: Mapping[str, str] | None = None,
 ) -> None:
     """Raise SettingsError unless the folder is new, or holds the same run and is to be resumed.
 
-    ``free`` names the settings that may differ then.
+    ``free`` names the settings that may differ then, and ``data`` are the images' fingerprints, which may not.
     """
     above = next(parent for parent in (output, *output.resolve().parents) if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
@@ -268,19 +353,67 @@ def check_output(
         raise SettingsError(f"{output} holds a run of {previous['recipe']}.py: choose another --output")
     if not settings.resume:
         raise SettingsError(f"{output} already holds a run: add --resume to continue it, or choose another --output")
+    begun = previous.get("data")
+    if data and begun is None and name_of(str(before["dataset"])) != name_of(str(settings.dataset)):
+        free = [name for name in free if name != "dataset"]  # of an older run the images cannot be compared
     now = {**json.loads(json.dumps(dataclasses.asdict(settings))), "mixed_precision": precision}
     changed = [key for key in now if now[key] != before.get(key) and key not in free]
+    why = ""
+    if "epochs" in changed and isinstance(settings, RunSettings):
+        why = _not_prolonged(settings, int(before["epochs"]), epochs_done(output))
+        changed = [key for key in changed if key != "epochs" or why]
     if changed:
         shown = ", ".join(f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in changed)
-        raise SettingsError(f"{output} was begun with other settings ({shown}): give those, or another --output")
+        raise SettingsError(f"{output} was begun with other settings ({shown}{why}): give those, or another --output")
+    different = [name for name in data or {} if begun is not None and begun.get(name) != (data or {})[name]]
+    if different:
+        which = " and ".join({"train": "training", "test": "test"}.get(name, name) for name in different)
+        raise SettingsError(
+            f"{output} was begun with other data: the {which} images, their labels or their classes have changed "
+            "since. Give the data that it was begun with, or another --output"
+        )
 
 
-def _common_size(train: Images, test: Images) -> int:
-    sizes = {tuple(images.rows[0].shape[-2:]) for images in (train, test)}
-    in_one_size = all(isinstance(images.rows, torch.Tensor) for images in (train, test))
-    if not in_one_size or len(sizes) > 1 or len(set(next(iter(sizes)))) > 1:
-        raise DataError("the images are not squares of one size: choose one with --image-size")
-    return next(iter(sizes))[0]
+def has_data(output: Path, data: Mapping[str, str]) -> bool:
+    """Say whether a run was begun with images of these fingerprints."""
+    try:
+        return json.loads((output / "settings.json").read_text(encoding="utf-8"))["data"] == data
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def epochs_done(output: Path) -> int:
+    """Return how many epochs a run has finished, or of a set the part that has finished most."""
+    files = [output / "metrics.jsonl", *output.glob("*/metrics.jsonl")]
+    return max((len(path.read_text(encoding="utf-8").splitlines()) for path in files if path.exists()), default=0)
+
+
+def epochs_of(provenance: Mapping[str, Any], unknown: int) -> int:
+    """Return the epochs of the run that a result is of, or ``unknown`` where they are not recorded."""
+    settings = provenance.get("settings")
+    epochs = settings.get("epochs") if isinstance(settings, dict) else None
+    return epochs if isinstance(epochs, int) else unknown
+
+
+def put_aside(folder: Path, epochs: int) -> None:
+    """Rename the result of a run that has been made longer, after the epochs it had: "ticket-6-epochs"."""
+    names = (f"{folder.name}-{epochs}-epochs{'' if again == 1 else f'-{again}'}" for again in itertools.count(1))
+    os.rename(folder, next(path for path in map(folder.with_name, names) if not path.exists()))
+
+
+def _not_prolonged(settings: RunSettings, before: int, done: int) -> str:
+    """Return why a run of ``before`` epochs cannot be prolonged to those of ``settings``; "" if it can."""
+    if settings.epochs < before:
+        return "; a run can be made longer, not shorter"
+    was = dataclasses.replace(settings, epochs=before)
+    rates = [(learning_rate(was, epoch), learning_rate(settings, epoch)) for epoch in range(done)]
+    for epoch, (old, new) in enumerate(rates, 1):
+        if old != new:
+            return (
+                f"; the {settings.schedule} schedule's rates depend on the number of epochs: epoch {epoch} had {old:g}"
+                f", and of {settings.epochs} epochs it has {new:g}. A run of --schedule constant can be made longer"
+            )
+    return ""
 
 
 def device_name(device: torch.device) -> str:

@@ -14,29 +14,31 @@ import dataclasses
 import sys
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate.utils import gather_object
 from launch import main_of
 from loop import Learner, learn, measure
-from run import Run, provenance, start
+from run import Run, epochs_of, provenance, put_aside, start
 from settings import SearchSettings, parse, ratios_of
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
+from rst_hub.config import read_config
 from rst_hub.errors import RstHubError, SettingsError
-from rst_hub.models import check_architecture, dense_bytes, describe_input, size_arguments, state_layout
+from rst_hub.models import dense_bytes, describe_input, size_arguments, state_layout
 from rst_hub.ticket import digest, ticket_names
 
 
 def main(arguments: list[str]) -> None:
     """Search one ticket, or a set of them one after another, and say what was found."""
     settings = parse(SearchSettings, arguments, __doc__ or "")
-    check_architecture(settings.model, {})
     run = start("search", settings)
+    settings = cast(SearchSettings, run.settings)  # with what fits the images
     folder = run.output / "ticket"
     ratios = {f"r{ratio:g}": ratio for ratio in ratios_of(settings)}
     # Every process looks before the main one writes: each search begins with a barrier, behind this line.
-    finished = ticket_names(folder) if folder.exists() else []
+    finished = ended(folder, settings.epochs)
     if all(name in finished for name in ratios):
         raise SettingsError(f"{folder} is there already, so this search has ended: choose another --output")
     if settings.remaining_ratios is None:
@@ -47,6 +49,14 @@ def main(arguments: list[str]) -> None:
         report_set(run, folder)
     run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
+
+
+def ended(folder: Path, epochs: int) -> list[str]:
+    """Return the names of the tickets that are found already, none of fewer epochs."""
+    if not folder.exists():
+        return []
+    tickets = read_config(folder)["rst"]["tickets"]
+    return [ticket["name"] for ticket in tickets if epochs_of(ticket["provenance"], epochs) >= epochs]
 
 
 def search_set(run: Run, settings: SearchSettings, ratios: dict[str, float], finished: list[str]) -> None:
@@ -90,6 +100,8 @@ def search(run: Run, settings: SearchSettings, folder: Path) -> None:
     ticket = dataclasses.replace(ticket, provenance=provenance(run, metrics, best, test))
     if run.accelerator.is_main_process:
         check_loads_exactly(ticket, popup)
+        if folder.exists() and not ended(folder, settings.epochs):  # what a shorter search found is kept beside
+            put_aside(folder, epochs_of(read_config(folder)["rst"]["tickets"][0]["provenance"], settings.epochs))
         ticket.save(folder)
     run.accelerator.wait_for_everyone()
 

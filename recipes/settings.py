@@ -6,8 +6,11 @@ are the same everywhere, with ``-`` for ``_`` on the command line.
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
+import json
 import math
+import os
 import shlex
 import sys
 import types
@@ -73,18 +76,24 @@ class RunSettings:
 
     model: str = _setting("preact_resnet18", "architecture, by its timm name")
     dataset: str = _setting("digits", "'digits', a folder, or a data set name on the Hub")
-    image_size: int | None = _setting(None, "side of the square images; default: as they are")
+    dataset_name: str | None = _setting(None, "what the data set is called beside numbers; default: its folder's name")
+    image_size: int | None = _setting(
+        None, "side of the square images; default: as they are, or what fits most of them"
+    )
     image_column: str | None = _setting(None, "image column, where the data set has several")
     label_column: str | None = _setting(None, "label column, where the data set has several")
+    skip_broken: bool = _setting(False, "leave out images that cannot be decoded, and list them")
     augment: str = _setting("cifar", "augmentation of the training images", AUGMENTATIONS)
-    holdout: int = _setting(1000, "training images held out to choose the best epoch")
+    holdout: int = _setting(
+        1000, "training images held out to choose the best epoch; the default gives way to few images"
+    )
     attack: str = _setting("pgd", "attack to train against", ("pgd", "fgsm", "fgsm-rs"))
     eps: float = _setting(8.0, "Linf budget in pixels over 255")
     step_size: float | None = _setting(None, "attack step in pixels over 255; default: 2 for pgd, 1.25 eps for fgsm-rs")
     steps: int = _setting(7, "attack steps of pgd")
     epochs: int = _setting(160, "passes over the training images")
     max_steps: int | None = _setting(None, "stop after so many optimizer steps, for a trial")
-    batch_size: int = _setting(256, "images an optimizer step, over all processes and accumulation steps")
+    batch_size: int = _setting(256, "images an optimizer step, over all processes and accumulation steps; so does it")
     accumulation_steps: int = _setting(1, "parts that each process takes its share of a batch in")
     optimizer: str = _setting("sgd", "adamw suits transformers, mixers and ConvNeXts", ("sgd", "adamw"))
     lr: float = _setting(0.1, "learning rate; 0.001 with adamw")
@@ -128,8 +137,10 @@ class MeasureSettings:
     """What benchmark.py and transfer.py have in common."""
 
     dataset: str | None = _setting(None, "'digits', a folder, or a name on the Hub; default: the ticket's own")
+    dataset_name: str | None = _setting(None, "what the data set is called beside numbers; default: its folder's name")
     image_column: str | None = _setting(None, "image column, where the data set has several")
     label_column: str | None = _setting(None, "label column, where the data set has several")
+    skip_broken: bool = _setting(False, "leave out images that cannot be decoded, and list them")
     samples: int | None = _setting(None, "test images, chosen at random, the same each time; default: all")
     norm: str = _setting("Linf", "norm of the budget", NORMS)
     batch_size: int = _setting(100, "images a batch")
@@ -189,52 +200,80 @@ def parse(kind: type[Settings], arguments: list[str], description: str) -> Setti
     """Return settings of ``kind`` from the command line ``arguments``.
 
     Raises:
-        SettingsError: an unknown name (the nearest right one is said), a wrong type, or a value out of range.
+        SettingsError: unknown names (the nearest right ones are said), wrong types, or values out of range: all of them
+            in one message.
     """
-    given = vars(_command_line(kind, description, arguments))
+    given, wrong = _command_line(kind, description, arguments)
     config, preset = given.pop("config", None), given.pop("preset", None)
-    from_file = _read_toml(config, kind) if config else {}
+    from_file, wrong_in_file = _read_toml(config, kind) if config else ({}, [])
+    wrong += wrong_in_file
+    own = {key: _at_home(key, value) for key, value in {**from_file, **given}.items()}
     if not issubclass(kind, RunSettings):
-        settings = kind(**{**from_file, **given})
-        if isinstance(settings, MeasureSettings):
-            _check_measure(settings)
+        settings = kind(**own)
+        report_all([*wrong, *(_wrong_in_measure(settings) if isinstance(settings, MeasureSettings) else [])])
         return settings
-    preset_in_file = from_file.pop("preset", None)
-    preset = preset or preset_in_file
-    if preset is None:
-        dataset = given.get("dataset", from_file.get("dataset", "digits"))
-        preset = "digits" if dataset == "digits" else "cifar"
+    preset_in_file = own.pop("preset", None)
+    preset = preset or preset_in_file or _preset_for(own.get("dataset", "digits"))
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise SettingsError(f"preset {preset!r} is not known. {nearest(str(preset), PRESETS)}")
+        wrong.append(f"preset {preset!r} is not known. {nearest(str(preset), PRESETS)}")
     names = {f.name for f in dataclasses.fields(kind)}
-    chosen = {key: value for key, value in PRESETS[preset].items() if key in names}
-    own = {**from_file, **given}
+    chosen = {key: value for key, value in PRESETS.get(str(preset), {}).items() if key in names}
     if "remaining_ratio" in own and "remaining_ratios" in own:
-        raise SettingsError("give --remaining-ratio for one ticket or --remaining-ratios for a set, not both")
+        wrong.append("give --remaining-ratio for one ticket or --remaining-ratios for a set, not both")
     if own.get("optimizer") == "adamw":
         chosen["lr"] = ADAMW_RATE
     run_settings = kind(**{**chosen, **own})
-    check(run_settings)
+    report_all([*wrong, *wrong_in(run_settings)])
     return run_settings
 
 
-def check(settings: RunSettings) -> None:
-    """Raise SettingsError for a value out of range."""
+def _preset_for(dataset: Any) -> str:
+    return "digits" if dataset == "digits" else "cifar"
+
+
+_PATHS = ("dataset", "output", "ticket", "tickets", "folder", "results")
+"""Settings that name a place, or several with commas between."""
+
+
+def _at_home(name: str, value: Any) -> Any:
+    """Return a path with its home folder in place of "~", which a shell leaves alone behind "--dataset="."""
+    if name not in _PATHS or not isinstance(value, str):
+        return value
+    return ",".join(os.path.expanduser(part) for part in value.split(","))
+
+
+def report_all(wrong: Sequence[str]) -> None:
+    """Raise SettingsError for all that is wrong, in one line; do nothing if nothing is."""
+    if len(wrong) == 1:
+        raise SettingsError(wrong[0])
+    if wrong:
+        numbered = "; ".join(f"({number}) {message}" for number, message in enumerate(wrong, 1))
+        raise SettingsError(f"{len(wrong)} things are wrong: {numbered}")
+
+
+def wrong_in(settings: RunSettings) -> list[str]:
+    """Return what is wrong with values out of range, or that contradict each other."""
+    wrong = []
     positive = ("steps", "epochs", "batch_size", "accumulation_steps", "holdout", "eval_batch_size", "lr")
     for name in (*positive, "max_steps", "test_samples", "image_size"):
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
-            raise SettingsError(f"--{_dashed(name)} {value}: give a number above 0")
+            wrong.append(f"--{_dashed(name)} {value}: give a number above 0")
     for name in ("eps", "step_size", "momentum", "weight_decay", "warmup_epochs", "trades_beta", "ema", "climb"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < float("inf"):
-            raise SettingsError(f"--{_dashed(name)} {value}: give 0 or more")
+            wrong.append(f"--{_dashed(name)} {value}: give 0 or more")
     for name in ("seed", "score_seed"):
         value = getattr(settings, name, 0)
         if not 0 <= value < 2**64:
-            raise SettingsError(f"--{_dashed(name)} {value}: give a whole number from 0 to 2**64 - 1")
+            wrong.append(f"--{_dashed(name)} {value}: give a whole number from 0 to 2**64 - 1")
+    if settings.dataset_name is not None and not settings.dataset_name.strip():
+        wrong.append(f"--dataset-name {settings.dataset_name!r}: give a name")
     if isinstance(settings, SearchSettings):
-        ratios_of(settings)
+        try:
+            ratios_of(settings)
+        except SettingsError as error:
+            wrong.append(str(error))
     contradictions = {
         f"--eps {settings.eps}: give a budget in pixels over 255, at most 255": settings.eps > 255,
         f"--momentum {settings.momentum}: give a share below 1": settings.momentum >= 1,
@@ -256,9 +295,7 @@ def check(settings: RunSettings) -> None:
             settings.step_size is not None and settings.attack in ("none", "fgsm")
         ),
     }
-    for message, applies in contradictions.items():
-        if applies:
-            raise SettingsError(message)
+    return wrong + [message for message, applies in contradictions.items() if applies]
 
 
 def ratios_of(settings: SearchSettings) -> list[float]:
@@ -282,19 +319,61 @@ def ratios_of(settings: SearchSettings) -> list[float]:
     return ratios
 
 
-def _check_measure(settings: MeasureSettings) -> None:
-    """Raise SettingsError for a value out of range, or something to measure that is not given."""
+def _wrong_in_measure(settings: MeasureSettings) -> list[str]:
+    """Return what is wrong with values out of range, or what is to be measured and not given."""
+    wrong = []
     for name in ("samples", "batch_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
-            raise SettingsError(f"--{_dashed(name)} {value}: give a number above 0")
+            wrong.append(f"--{_dashed(name)} {value}: give a number above 0")
     for name in ("seed", "flag_samples"):
         if not 0 <= getattr(settings, name, 0) < 2**64:
-            raise SettingsError(f"--{_dashed(name)} {getattr(settings, name)}: give a whole number from 0 on")
+            wrong.append(f"--{_dashed(name)} {getattr(settings, name)}: give a whole number from 0 on")
     for name in ("ticket", "tickets", "attacks", "attack"):
         value = getattr(settings, name, "given")
         if not value.strip() or not all(part.strip() for part in value.split(",")):
-            raise SettingsError(f"--{_dashed(name)} {value!r}: give a name, or several with commas between")
+            wrong.append(f"--{_dashed(name)} {value!r}: give a name, or several with commas between")
+    if settings.dataset_name is not None and not settings.dataset_name.strip():
+        wrong.append(f"--dataset-name {settings.dataset_name!r}: give a name")
+    return wrong
+
+
+def learning_rate(settings: RunSettings, epoch: int) -> float:
+    """Return the rate of an epoch, counted from 0: constant in it, as in the paper's code."""
+    if settings.schedule == "constant":
+        return settings.lr
+    if settings.schedule == "step":
+        return settings.lr * 0.1 ** sum(epoch >= share * settings.epochs for share in (0.5, 0.75))
+    if epoch < settings.warmup_epochs:
+        return settings.lr * (epoch + 1) / settings.warmup_epochs
+    done = (epoch - settings.warmup_epochs) / max(1, settings.epochs - settings.warmup_epochs)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def default_name(recipe: str, settings: RunSettings) -> str:
+    """Return the name of a run's folder: what is read first, and a hash of all settings where those do not say all."""
+    parts = [recipe, settings.model, Path(settings.dataset).name, settings.attack, f"eps{settings.eps:g}"]
+    ratios = [f"{ratio:g}" for ratio in ratios_of(settings)] if isinstance(settings, SearchSettings) else []
+    said: dict[str, Any] = {"model": settings.model, "attack": settings.attack, "seed": settings.seed}
+    said |= {"dataset": parts[2], "eps": float(f"{settings.eps:g}"), "lr": settings.lr}
+    if isinstance(settings, SearchSettings):
+        several = settings.remaining_ratios is not None
+        said |= {"remaining_ratios": ",".join(ratios)} if several else {"remaining_ratio": float(ratios[0])}
+    if len("-".join([*parts, *ratios])) > 120:  # of a long list the first and the last
+        ratios, said = [ratios[0], "to", ratios[-1], "of", str(len(ratios))], {}
+    parts += ["r" + "-".join(ratios)] if ratios else []
+    names = {f.name for f in dataclasses.fields(settings)}
+    preset = {key: value for key, value in PRESETS[_preset_for(settings.dataset)].items() if key in names}
+    usual = dataclasses.replace(type(settings)(), **{**preset, **said})
+    return "-".join([*parts, f"s{settings.seed}", *hash_unless(settings, usual)])
+
+
+def hash_unless(settings: Any, usual: Any) -> list[str]:
+    """Return some digits of a hash of all settings but where a run lies, or nothing where they are the usual ones."""
+    own, other = ({**dataclasses.asdict(each), "output": None, "resume": False} for each in (settings, usual))
+    if own == other:
+        return []
+    return [hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]]
 
 
 def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
@@ -356,7 +435,8 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(f"command line: {message}")
 
 
-def _command_line(kind: type[Any], description: str, arguments: list[str]) -> argparse.Namespace:
+def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return (settings that are given and right, what is wrong with the others)."""
     parser = _Parser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -366,39 +446,69 @@ def _command_line(kind: type[Any], description: str, arguments: list[str]) -> ar
     parser.add_argument("--config", help="TOML file of settings, by the names below")
     if issubclass(kind, RunSettings):
         parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
-    for f in dataclasses.fields(kind):
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for f in fields.values():
         shown = "" if f.default is None else f" ({f.default})"
         options: dict[str, Any] = {"help": f.metadata["help"] + shown, "dest": f.name}
         if _type_of(kind, f.name) is bool:
             options["action"] = "store_true"
-        else:
-            options |= {"type": _type_of(kind, f.name), "choices": f.metadata["choices"]}
+        elif f.metadata["choices"]:
+            options["metavar"] = "{" + ",".join(f.metadata["choices"]) + "}"
         parser.add_argument(f"--{_dashed(f.name)}", **options)
     known, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        names = [option for action in parser._actions for option in action.option_strings]
-        raise SettingsError(f"command line: {unknown[0]!r} is not known. {nearest(unknown[0].split('=')[0], names)}")
-    return known
+    names = [option for action in parser._actions for option in action.option_strings]
+    stray = [word for before, word in zip(["", *unknown], unknown, strict=False) if not _is_value(before, word)]
+    wrong = [f"command line: {word!r} is not known. {nearest(word.split('=')[0], names)}" for word in stray]
+    given = vars(known)
+    for name in [name for name in given if name in fields]:
+        try:
+            given[name] = _converted(given[name], _type_of(kind, name), fields[name].metadata["choices"])
+        except ValueError as error:
+            wrong.append(f"command line: argument --{_dashed(name)}: {error}")
+            del given[name]
+    return given, wrong
 
 
-def _read_toml(path: str, kind: type[Any]) -> dict[str, Any]:
+def _is_value(before: str, word: str) -> bool:
+    """Say whether a word that argparse leaves over is the value of the unknown option in front of it."""
+    return before.startswith("--") and "=" not in before and not word.startswith("--")
+
+
+def _converted(value: Any, wanted: type, choices: Sequence[str] | None) -> Any:
+    """Return a word of the command line as what it must be; raise ValueError if it is not."""
+    if choices and value not in choices:
+        raise ValueError(f"invalid choice: {value!r}; choose from {', '.join(choices)}")
+    if wanted is bool:
+        return value
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return wanted(value)
+    except ValueError:
+        raise ValueError(f"invalid {wanted.__name__} value: {value!r}") from None
+
+
+def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return (settings that are right, what is wrong with the others) of a file."""
+    try:  # with or without the mark that editors on Windows put first
+        values = tomllib.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields, right, wrong = {f.name: f for f in dataclasses.fields(kind)}, {}, []
     for name, value in values.items():
         if name == "preset" and issubclass(kind, RunSettings):
+            right[name] = value
             continue
         if name not in fields:
-            raise SettingsError(f"{path}: {name!r} is not known. {nearest(name, fields)}")
+            wrong.append(f"{path}: {name!r} is not known. {nearest(name, fields)}")
+            continue
         wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
         if wanted is float and type(value) is int and abs(value) < 2**53:
-            values[name] = value = float(value)
+            value = float(value)
         if type(value) is not wanted or (choices and value not in choices):
             expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
-            raise SettingsError(f"{path}: {name} = {value!r} must be {expected}")
-    return values
+            wrong.append(f"{path}: {name} = {value!r} must be {expected}")
+        else:
+            right[name] = value
+    return right, wrong
 
 
 def _type_of(kind: type[Any], name: str) -> type:

@@ -7,23 +7,30 @@ Data, attack, evaluation, checkpoints and command line are those of search.py. T
 (``model/``, which ``timm.create_model("local-dir:...", pretrained=True)`` loads) and ``results.json``.
 """
 
+import json
 import sys
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from launch import main_of
 from loop import Learner, learn, measure
-from run import provenance, start
+from run import epochs_of, provenance, put_aside, start
 from settings import TrainSettings, parse
 
+from rst_hub.errors import SettingsError
 from rst_hub.files import write_json
-from rst_hub.models import build_model, check_architecture, describe_input, save_dense, size_arguments
+from rst_hub.models import build_model, describe_input, save_dense, size_arguments
 
 
 def main(arguments: list[str]) -> None:
     """Train, measure and save one dense network."""
     settings = parse(TrainSettings, arguments, __doc__ or "")
-    check_architecture(settings.model, {})
     run = start("train", settings)
+    settings, folder = cast(TrainSettings, run.settings), run.output / "model"
+    trained = epochs_of(trained_before(folder), settings.epochs) if folder.exists() else None
+    if trained is not None and trained >= settings.epochs:
+        raise SettingsError(f"{folder} is there already, so this training has ended: choose another --output")
 
     # timm's own architecture and initialisation; every parameter is trained.
     kwargs = {"num_classes": len(run.train.classes), **size_arguments(settings.model, run.image_size)}
@@ -37,7 +44,9 @@ def main(arguments: list[str]) -> None:
 
     if run.accelerator.is_main_process:
         origin = provenance(run, metrics, best, test)
-        save_dense(model, run.output / "model", settings.model, kwargs, origin)
+        if trained is not None:  # what a shorter training made is kept beside
+            put_aside(folder, trained)
+        save_dense(model, folder, settings.model, kwargs, origin)
         write_json(run.output / "results.json", origin)
     training = "trained naturally" if settings.attack == "none" else f"trained against {settings.attack}"
     run.say(
@@ -49,6 +58,14 @@ It is in {run.output / "model"}."""
     )
     run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
+
+
+def trained_before(folder: Path) -> dict[str, Any]:
+    """Return what a training recorded of the network in its folder; {} where that cannot be read."""
+    try:
+        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["provenance"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 if __name__ == "__main__":

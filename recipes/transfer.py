@@ -21,8 +21,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from launch import main_of
-from run import check_output, make_folder, share
-from settings import TransferSettings, budgets, command, parse
+from run import WHERE_DATA_LIE, check_output, has_data, make_folder, share, to_resume
+from settings import TransferSettings, budgets, command, hash_unless, parse
 from tqdm import tqdm
 from victims import (
     Victim,
@@ -38,6 +38,7 @@ from victims import (
 
 from rst_hub.attacks import ThreatModel
 from rst_hub.data import Images
+from rst_hub.data import fingerprint as fingerprint_of_images
 from rst_hub.errors import DataError, SettingsError
 from rst_hub.evaluate import percent, transfer_outcomes
 from rst_hub.files import write_file, write_json
@@ -62,8 +63,9 @@ def main(arguments: list[str]) -> None:
         raise SettingsError(f"--tickets {settings.tickets}: give two networks or more, or a folder of several tickets")
     size = victims[0].input_cfg["input_size"][-1]
     attack = named_attack(settings.attack, ThreatModel(settings.norm, eps / 255), size)
-    output = Path(settings.output or default_output(settings, eps))
-    check_output(output, "transfer", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    output = Path(settings.output or default_output(settings, eps, accelerator.mixed_precision))
+    precision = accelerator.mixed_precision
+    check_output(output, "transfer", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE))
     if (output / "journal").exists():  # what it had is measured again, which costs nothing
         paper = any((output / "journal").glob("*/paper"))
         settings = replace(settings, paper_protocol=paper or settings.paper_protocol)
@@ -71,8 +73,11 @@ def main(arguments: list[str]) -> None:
     if "paper" in protocols and ("keep" not in attack.settings or attack.settings["restarts"] > 1):
         raise SettingsError(f"--paper-protocol stops an attack early, which {settings.attack} cannot: give pgd20, say")
     dataset, images = load_test_images(settings, victims, accelerator)
+    data = {"test": fingerprint_of_images(images)}
+    moved = WHERE_DATA_LIE if has_data(output, data) else ()
+    check_output(output, "transfer", settings, precision, free=(*FREE_ON_RESUME, *moved))
     place(victims, accelerator.device)
-    make_folder(accelerator, output, "transfer", settings)
+    make_folder(accelerator, output, "transfer", settings, data)
 
     labels = labelled(victims)
     result: dict[str, Any] = {
@@ -192,10 +197,14 @@ def draw(result: dict[str, Any], labels: list[str], path: Path) -> None:
     beside.replace(path)
 
 
-def default_output(settings: TransferSettings, eps: float) -> str:
-    """Return a folder named after what is measured."""
-    first = Path(settings.tickets.split(",")[0].strip()).name
-    return str(Path("runs", f"transfer-{first}-{settings.attack}-{settings.norm}-eps{eps:g}-s{settings.seed}"))
+def default_output(settings: TransferSettings, eps: float, precision: str) -> str:
+    """Return a folder named after what is measured; to be resumed, that of the run to continue."""
+    first = Path(settings.tickets.split(",")[0].strip()).resolve().name
+    name = f"transfer-{first}-{settings.attack}-{settings.norm}-eps{eps:g}-s{settings.seed}"
+    said = {"attack": settings.attack, "norm": settings.norm, "eps": eps, "seed": settings.seed}
+    usual = TransferSettings(**said, tickets=settings.tickets if "," not in settings.tickets else "")  # type: ignore[arg-type]
+    named = Path("runs", "-".join([name, *hash_unless(settings, usual)]))
+    return str(to_resume(named, "transfer", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)) or named)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from accelerate.utils import InitProcessGroupKwargs
 from run import device_name, versions
 from settings import MeasureSettings
 from torch import nn
+from tqdm import tqdm
 
-from rst_hub.data import Images, evaluation_batches, load_images, permutation
+from rst_hub.data import Images, evaluation_batches, load_images, name_of, permutation
+from rst_hub.data import fingerprint as fingerprint_of_images
 from rst_hub.errors import ArchitectureError, DataError, HubError, RstHubError, SettingsError, TicketError
 from rst_hub.evaluate import interval, percent
 from rst_hub.hub import load_tickets
@@ -140,18 +142,22 @@ def load_test_images(settings: MeasureSettings, victims: list[Victim], accelerat
     dataset = settings.dataset or (next(iter(known)) if len(known) == 1 else None)
     if dataset is None:
         raise DataError("what is measured names no data set, or several: give one by --dataset")
+    name = settings.dataset_name or name_of(dataset)
     sizes = {tuple(victim.input_cfg["input_size"]) for victim in victims}
     if len(sizes) > 1 or len(set(next(iter(sizes))[1:])) > 1 or next(iter(sizes))[0] != 3:
         raise DataError(f"inputs of sizes {sorted(sizes)}: give networks of one square size and three channels")
-    columns = {"image_column": settings.image_column, "label_column": settings.label_column}
+    columns: dict[str, Any] = {"image_column": settings.image_column, "label_column": settings.label_column}
+    columns |= {"skip_broken": settings.skip_broken, "progress": accelerator.is_main_process}
     with accelerator.main_process_first():  # the first reader fills the cache for the others
-        size, bar = next(iter(sizes))[1], accelerator.is_main_process
-        images = load_images(dataset, "test", image_size=size, progress=bar, **columns)
+        images = load_images(dataset, "test", image_size=next(iter(sizes))[1], **columns)
+    if accelerator.is_main_process:
+        for note in images.notes:
+            tqdm.write(note)
     for victim in victims:
         _check_labels(victim, images, dataset)
     if settings.samples is not None and settings.samples < len(images):  # at random: many data sets are sorted by class
         images = images.subset(permutation("test", 0, 0, len(images))[: settings.samples])  # as in a search
-    return (Path(dataset).resolve().name if Path(dataset).is_dir() else dataset), images
+    return name, images
 
 
 def fingerprint(victims: Sequence[Victim], images: Images) -> str:
@@ -160,11 +166,7 @@ def fingerprint(victims: Sequence[Victim], images: Images) -> str:
     for member in (member for victim in victims for member in victim.members):
         state = {**member.state_dict(), "mean": member.mean, "std": member.std}
         sha.update(digest(state, state).encode())
-    sha.update(images.labels.numpy().tobytes())
-    if isinstance(images.rows, torch.Tensor):
-        sha.update(images.rows.numpy().tobytes())
-    else:  # what datasets itself knows the rows by
-        sha.update(f"{images.rows.dataset._fingerprint} {images.rows.size}".encode())
+    sha.update(fingerprint_of_images(images).encode())
     return sha.hexdigest()[:16]
 
 
@@ -191,7 +193,13 @@ def circumstances(
     """Return what every number must carry: data, sample count, seed, command, device and versions."""
     chosen = "all" if settings.samples is None else "the first of rst_hub.data.permutation('test', 0, 0, all)"
     return {
-        "dataset": {"name": dataset, "split": images.split, "samples": len(images), "chosen": chosen},
+        "dataset": {
+            "name": dataset,
+            "split": images.split,
+            "samples": len(images),
+            "chosen": chosen,
+            **({"left_out": images.skipped} if images.skipped else {}),
+        },
         "images": {
             "size": image_size,
             "resize": "shorter side, bilinear with antialiasing; centre crop (crop_pct 1)",
