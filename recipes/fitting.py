@@ -13,16 +13,16 @@ from rst_hub.data import Images, resized
 from rst_hub.decoding import Decoder, common_size
 
 _LOOKED_AT = 500
-_LARGEST_SIDE = 224
+_USUAL_SIDE = 224
 _FEWEST_STEPS = 4
 
 
 def at_one_size(settings: RunSettings, train: Images, test: Images) -> tuple[int, Images, Images, list[str]]:
     """Return (side, training images, test images, what to say), resized to one size where they are of several.
 
-    The size is the architecture's own where that is fixed; else the largest multiple of 32, up to 224, that three
-    quarters of the images reach with their shorter side. With the augmentation "imagenet" training images stay as they
-    are, since crops are cut from them.
+    The size is the architecture's own or, where that is not fixed and fewer than three quarters of the images reach it
+    with their shorter side, the largest multiple of 32 that three quarters reach. With the augmentation "imagenet"
+    training images stay as they are, since crops are cut from them.
     """
     keeps = settings.augment == "imagenet"
     if settings.image_size is not None:
@@ -33,9 +33,9 @@ def at_one_size(settings: RunSettings, train: Images, test: Images) -> tuple[int
         return side, train, test, []
     shorter = sorted(min(size) for size in sizes)
     own = get_pretrained_cfg(settings.model)
-    side = max(32, min(_LARGEST_SIDE, shorter[len(shorter) // 4] // 32 * 32))
-    if own is not None and own.fixed_input_size:
-        side = own.input_size[-1]
+    side = _USUAL_SIDE if own is None else own.input_size[-1]
+    if own is None or not own.fixed_input_size:
+        side = min(side, max(32, shorter[len(shorter) // 4] // 32 * 32))
     low, high = min(sizes, key=lambda size: size[0] * size[1]), max(sizes, key=lambda size: size[0] * size[1])
     note = (
         f"the images are of {low[1]} x {low[0]} to {high[1]} x {high[0]} pixels: each is resized to {side} x {side} "
