@@ -444,5 +444,6 @@ def _hub_errors(source: _Source, file: str) -> Iterator[None]:
     except EntryNotFoundError as error:
         raise HubError(f"{source} has no {file}, so it is no whole ticket repository: choose another") from cause(error)
     except Exception as error:  # the client's HTTP library, of either version, has errors of its own
-        said = f"{type(error).__name__} {foreign(error)}"
+        reason = error.__cause__ or error  # the client may only say "failed due to the above error"
+        said = f"{type(reason).__name__} {foreign(reason)}"
         raise HubError(f"{file} of {source} cannot be downloaded: {said}") from cause(error)
