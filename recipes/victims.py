@@ -227,7 +227,8 @@ def decoded(outcomes: str | list[float]) -> torch.Tensor:
 def _label(folder: Path) -> str:
     """Return a folder's name; of a run's ``ticket/`` or ``model/`` the run's."""
     folder = folder.resolve()
-    return folder.parent.name if folder.name in ("ticket", "model") else folder.name
+    name = folder.parent.name if folder.name in ("ticket", "model") else folder.name
+    return name.encode(errors="replace").decode()  # results.json holds no half characters
 
 
 def _searched_on(provenance: dict[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from .card import write_card
 from .config import layer_ratios_of
+from .console import print_anything
 from .errors import RstHubError, printable
 from .export import FORMATS, export
 from .files import given_path
@@ -21,6 +22,7 @@ from .ticket import Ticket, claimed_layout, ticket_names
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or 2 after printing what is wrong."""
+    print_anything()
     options = vars(_parser().parse_args(arguments))
     run: dict[str, Callable[..., None]] = {
         "info": info,

@@ -119,7 +119,7 @@ def _onnx(ticket: Ticket, beside: Path, x: torch.Tensor) -> torch.Tensor | None:
     except ImportError:
         return None
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
     except Exception as error:  # onnxruntime's errors have no common kind
         raise ArchitectureError(f"onnxruntime cannot run {ticket.architecture} as exported: {error}") from error

@@ -520,7 +520,8 @@ def load_dense(folder: str | Path) -> nn.Module:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = build_model(config["architecture"], config["model_args"])
         set_input(model, config["pretrained_cfg"])
-        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"), strict=True)
+        # by its bytes: safetensors itself opens no path that is not UTF-8
+        model.load_state_dict(safetensors.torch.load((folder / "model.safetensors").read_bytes()), strict=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ArchitectureError(f"{folder} holds no dense model as recipes/train.py writes it: {error}") from error
     return model.eval()
