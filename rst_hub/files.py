@@ -94,7 +94,7 @@ def check_listable(folder: Path) -> None:
 def check_fetched(path: Path) -> None:
     """Raise TicketError for what git leaves in a clone's folder in place of a large file, without git-lfs."""
     with path.open("rb") as file:
-        _check_no_pointer(path, file.read(_LONGEST_POINTER))
+        _check_no_pointer(path, file.read(_LONGEST_POINTER + 1))
 
 
 def _check_no_pointer(path: Path, content: bytes) -> None:
