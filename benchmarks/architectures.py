@@ -40,6 +40,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
+from rst_hub.console import print_anything
 from rst_hub.files import write_json
 from rst_hub.models import build_masked, size_arguments
 from rst_hub.roles import maskable_weights
@@ -110,6 +111,7 @@ LEAKY = {
 
 def main() -> int:
     """Count on the meta device, run for real, print."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="MODEL", help="run these for real, and count nothing")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)

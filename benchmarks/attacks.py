@@ -16,6 +16,8 @@ from typing import Any
 
 from digits import RECIPES, run_recipe
 
+from rst_hub.console import print_anything
+
 ATTACKS = {
     "Linf": ("8", "fgsm,fgsm_rs,pgd20,pgd100x5,cw_linf,cw_l2,bandits2000,square2000,autoattack"),
     "L2": ("128", "fgsm,fgsm_rs,pgd20,pgd100x5,margin100,bandits2000,square2000,autoattack"),
@@ -25,6 +27,7 @@ NETWORKS = {"ticket": "ticket, 10% of random weights", "natural": "dense, traine
 
 def main() -> None:
     """Search, train, measure, print."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--norms", nargs="+", choices=ATTACKS, default=list(ATTACKS))
@@ -56,7 +59,7 @@ def measured(source: Path, folder: Path, settings: list[str]) -> dict[str, Any]:
         resume = ["--resume"] if folder.exists() else []
         command = [sys.executable, str(RECIPES / "benchmark.py"), "--ticket", str(source), "--output", str(folder)]
         subprocess.run([*command, "--batch-size", "50", *settings, *resume], check=True)
-    result: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    result: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return result
 
 

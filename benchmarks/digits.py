@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import rst_hub
 from rst_hub import Init, PixelModel, ThreatModel, clean_accuracy, robust_accuracy
+from rst_hub.console import print_anything
 from rst_hub.data import evaluation_batches, load_images
 from rst_hub.models import create_model, load_dense, set_input
 from rst_hub.suite import named_attack
@@ -36,6 +37,7 @@ NETWORKS = {
 
 def main() -> None:
     """Run, measure, print, draw."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path, default=Path("runs/digits-benchmark"))
@@ -51,7 +53,7 @@ def main() -> None:
     result = {"seeds": options.seeds, "samples": samples, "eps_over_255": EPS, "accuracy": curves}
     result["attack"] = "pgd20: PGD-20, Linf, step eps/4, one random start, best iterate; eps 0 is clean accuracy"
     options.picture.parent.mkdir(parents=True, exist_ok=True)
-    options.picture.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    options.picture.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     picture(curves, options.picture, samples)
     print(f"wrote {options.picture} and {options.picture.with_suffix('.json')}")
 

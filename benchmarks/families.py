@@ -15,6 +15,7 @@ from typing import Any
 from digits import run_recipe
 
 from rst_hub import Ticket
+from rst_hub.console import print_anything
 from rst_hub.files import write_json
 
 COMMON = ("--optimizer", "adamw", "--batch-size", "64", "--epochs", "12")
@@ -29,6 +30,7 @@ RATIO = ("--remaining-ratio", "0.3")
 
 def main() -> None:
     """Run, print, write."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))

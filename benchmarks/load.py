@@ -83,14 +83,14 @@ def load_dense(architecture: str, file: Path) -> nn.Module:
 def grows_by(way: str, architecture: str, folder: Path, dense: Path) -> int:
     """Return by how many bytes a fresh process grows at the most while it loads, watched from within."""
     command = [sys.executable, __file__, "--grow", way, architecture, str(folder), str(dense)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return int(subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout)
 
 
 def grow(way: str, architecture: str, folder: str, dense: str) -> int:
     """Print that and return 0: the highest resident set, which the system keeps, above the one before."""
     torch.set_num_threads(1)
     timm.create_model("test_resnet")  # what a first model allocates once
-    Path("/proc/self/clear_refs").write_text("5")  # the highest starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest starts anew
     before = resident("VmRSS")
     model = load_dense(architecture, Path(dense)) if way == "dense" else rst_hub.from_pretrained(folder)
     print(resident("VmHWM") - before)
@@ -100,7 +100,7 @@ def grow(way: str, architecture: str, folder: str, dense: str) -> int:
 
 def resident(field: str) -> int:
     """Return a line of this process's status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 

@@ -32,6 +32,7 @@ from digits import run_recipe
 from settings import SearchSettings, parse
 
 from rst_hub.config import read_config
+from rst_hub.console import print_anything
 from rst_hub.errors import RstHubError
 
 AS_IT_IS = "as it is"
@@ -39,6 +40,7 @@ AS_IT_IS = "as it is"
 
 def main() -> None:
     """Search, and print the table."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/pilots"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -95,7 +97,7 @@ def folder_of(name: str, seed: int, arguments: list[str]) -> str:
 def searched(folder: Path, arguments: list[str]) -> dict[str, Any]:
     """Return the line of the best epoch of a search, which is made or taken up again unless it is there."""
     run_recipe("search.py", folder, folder / "ticket" / "config.json", *arguments, "--test-samples", "1")
-    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     (ticket,) = read_config(folder / "ticket")["rst"]["tickets"]
     seconds = statistics.median(epoch["seconds"] for epoch in epochs)
     return {**epochs[ticket["provenance"]["epoch"] - 1], "seconds": seconds}

@@ -27,6 +27,7 @@ from torch import nn
 
 import rst_hub
 from rst_hub import R2S, EdgePopup, Init, Ticket, create_model
+from rst_hub.console import print_anything
 from rst_hub.hub import load_tickets
 
 RATIOS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
@@ -37,6 +38,7 @@ LIMITS = {"memory": 1.25, "batch 1": 0.8, "batch": 0.9}
 
 def main() -> int:
     """Print a table for each network; return 1 if one of the limits is broken."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--distributions", nargs="+", default=["signed_kaiming_constant"])
@@ -60,7 +62,7 @@ def main() -> int:
                 found[-1]["throughput"] = throughput(folder, torch.device(arguments.device))
             show(found[-1])
     if arguments.output:
-        Path(arguments.output).write_text(json.dumps(found, indent=2) + "\n")
+        Path(arguments.output).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return int(any(broken(one) for one in found))
 
 

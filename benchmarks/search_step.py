@@ -191,7 +191,7 @@ def compared(seconds: dict[str, list[float]], device: torch.device) -> dict[str,
 def multiplies_bf16(device: torch.device) -> bool:
     """Return whether the device has instructions for products in bf16."""
     info = Path("/proc/cpuinfo")
-    return device.type == "cuda" or (info.exists() and "avx512_bf16" in info.read_text())
+    return device.type == "cuda" or (info.exists() and "avx512_bf16" in info.read_text(encoding="utf-8"))
 
 
 def busy(work: Callable[[], object], seconds: list[float], steps: int = 3) -> float:

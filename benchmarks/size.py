@@ -28,6 +28,7 @@ import safetensors.torch
 import torch
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
+from rst_hub.console import print_anything
 from rst_hub.masking import kept_counts, top_k_mask
 from rst_hub.ticket import ticket_names
 from rst_hub.weights import SeededTensor, uniform
@@ -77,6 +78,7 @@ class Size:
 
 def main() -> int:
     """Print the tables, or those of a run; return 1 if a limit is missed."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, help="names of timm")
     parser.add_argument("--run", type=Path, help="the folder of one search, under way or ended")
@@ -173,7 +175,7 @@ def show_run(folder: Path, checkpoints: Sequence[Path]) -> None:
     "decayed to" is what weight decay alone has left of the initial scores. Scores that no gradient reaches, as those of
     kernel positions that only ever see padding, decay alike: they lose to all others, but keep their order.
     """
-    settings = json.loads((folder / "settings.json").read_text())["settings"]
+    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))["settings"]
     init, rows = Init(settings["seed"], settings["distribution"]), {}
     for checkpoint in checkpoints:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)

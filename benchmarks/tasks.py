@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from rst_hub import R2S, PixelModel, ThreatModel, TicketPool, r2s_from_pretrained
+from rst_hub.console import print_anything
 from rst_hub.data import evaluation_batches, load_images
 from rst_hub.evaluate import evaluate, join, percent
 from rst_hub.suite import named_attack
@@ -28,6 +29,7 @@ SEARCH = Path(__file__).resolve().parent.parent / "recipes" / "search.py"
 
 def main() -> int:
     """Search if need be, put the tasks into one pool, print what each adds; return 1 if it is more than masks."""
+    print_anything()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tickets", nargs="+", help="ticket folders of one random network, one a task")
     parser.add_argument("--datasets", nargs="+", help="their data sets, to measure on")
@@ -65,7 +67,7 @@ def measure(folders: list[str], datasets: list[str], samples: int) -> int:
     """Print a line for each task: what the pool holds with it, and what its R2S is worth."""
     pool, known, over = TicketPool(), 0, 0
     for number, folder in enumerate(folders):
-        config = json.loads((Path(folder) / "config.json").read_text())
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         before = pool.nbytes
         r2s = r2s_from_pretrained(folder, pool=pool)
         masks = sum(b.nbytes for name, b in r2s.named_buffers() if name.endswith(".mask"))

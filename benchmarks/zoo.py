@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 from settings import SearchSettings, parse, ratios_of
 
+from rst_hub.console import print_anything
 from rst_hub.gathered import Folder, of_set, of_ticket, read_folder, runs_of
 from rst_hub.results import DRAWS_ONE, Measured, Result
 from rst_hub.wording import human, in_percent, look
@@ -25,6 +26,7 @@ HEAD = ("ticket", "kept", "bytes", "eps", "clean", "PGD-20", "worst case", "wors
 
 def main() -> int:
     """Print the table."""
+    print_anything()
     print(table(ROOT))
     return 0
 

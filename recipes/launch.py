@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import psutil
 
+from rst_hub.console import print_anything
 from rst_hub.errors import RstHubError, SettingsError, printable
 
 
 def main_of(recipe: Callable[[list[str]], None]) -> int:
     """Run a recipe; print an RstHubError as one line, and what Ctrl-C lost; return the exit status."""
+    print_anything()
     try:
         _start_cpu_processes()
         recipe(sys.argv[1:])

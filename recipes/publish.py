@@ -18,6 +18,7 @@ from settings import PublishSettings, parse
 from rst_hub.card import write_card
 from rst_hub.cli import push
 from rst_hub.errors import SettingsError
+from rst_hub.files import given_path
 from rst_hub.hub import load_tickets
 
 
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
     settings = parse(PublishSettings, arguments, __doc__ or "")
     if not settings.folder:
         raise SettingsError("--folder: give the folder to publish, model_cards/<repository's name> by custom")
-    folder = Path(settings.folder)
+    folder = given_path(settings.folder)
 
     # Tickets of one random network; every one is made anew and compared before the first is copied.
     tickets = [ticket for source in listed(settings.tickets) for ticket in load_tickets(source)[1]]

@@ -423,7 +423,7 @@ def device_name(device: torch.device) -> str:
     count = torch.get_num_threads()
     threads = f"{count} thread{'' if count == 1 else 's'}"
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return f"{line.partition(':')[2].strip()}, {threads}"
     return f"{platform.machine()}, {threads}"

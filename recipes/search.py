@@ -26,6 +26,7 @@ from settings import SearchSettings, parse, ratios_of
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
 from rst_hub.config import read_config
 from rst_hub.errors import RstHubError, SettingsError
+from rst_hub.files import called
 from rst_hub.models import dense_bytes, describe_input, size_arguments, state_layout
 from rst_hub.ticket import digest, ticket_names
 
@@ -117,7 +118,7 @@ def check_ranks_agree(run: Run, ticket: Ticket) -> None:
 
 def check_loads_exactly(ticket: Ticket, popup: EdgePopup) -> None:
     """Raise RstHubError unless the ticket, saved and loaded, is the searched model's state dict bit for bit."""
-    with tempfile.TemporaryDirectory() as trial:
+    with tempfile.TemporaryDirectory() as trial, called(Path(trial) / "ticket", Path("the ticket that was found")):
         loaded = from_pretrained(ticket.save(Path(trial) / "ticket")).state_dict()
     searched = popup.model.state_dict()
     if digest(searched, searched) != digest(loaded, loaded):

@@ -417,7 +417,7 @@ def repeatable(recipe: str, arguments: Sequence[str], precision: str = "no", pro
         if name.startswith("--") and name not in ("--output", "--resume"):
             given = [] if value.startswith("--") or not value else [_placeless(value, name == "--dataset")]
             found += [name, *given]
-    return shlex.join(found)
+    return shlex.join(found).encode(errors="replace").decode()  # JSON holds no half characters, of a name say
 
 
 def _placeless(value: str, is_data: bool) -> str:

@@ -21,6 +21,7 @@ from rst_hub.data import Images, evaluation_batches, load_images, name_of, permu
 from rst_hub.data import fingerprint as fingerprint_of_images
 from rst_hub.errors import ArchitectureError, DataError, HubError, RstHubError, SettingsError, TicketError
 from rst_hub.evaluate import interval, percent
+from rst_hub.files import given_path, is_folder
 from rst_hub.hub import load_tickets
 from rst_hub.models import PixelModel, load_dense, load_timm
 from rst_hub.ticket import digest
@@ -76,9 +77,9 @@ def load_victim(source: str, name: str | None = None) -> Victim:
     if prefix in ("hf-hub", "local-dir"):
         with contextlib.suppress(TicketError, HubError):  # timm's names, of a ticket
             return _tickets(path, name)
-    folder = Path(source)
-    is_dense_folder = folder.is_dir() and not _holds_tickets(folder)
-    is_timms = not folder.is_dir() and (":" in source or "/" not in source) and not source.startswith("hf://")
+    folder = given_path(source)
+    is_dense_folder = is_folder(folder) and not _holds_tickets(folder)
+    is_timms = not is_folder(folder) and (":" in source or "/" not in source) and not source.startswith("hf://")
     if (is_dense_folder or is_timms) and name is not None:
         raise SettingsError(f"--name {name} goes with tickets; {source} is a dense model")
     if is_dense_folder:
@@ -93,7 +94,7 @@ def _tickets(source: str, name: str | None) -> Victim:
     where, tickets = load_tickets(source, names)
     config = json.loads((where / "config.json").read_text(encoding="utf-8"))
     sha256 = {entry["name"]: entry["sha256"] for entry in config["rst"]["tickets"]}
-    label = _label(where) if Path(source).is_dir() else source
+    label = _label(where) if is_folder(given_path(source)) else source
     about = {
         "source": label,
         "architecture": tickets[0].architecture,
@@ -235,7 +236,8 @@ def decoded(outcomes: str | list[float]) -> torch.Tensor:
 def _label(folder: Path) -> str:
     """Return a folder's name; of a run's ``ticket/`` or ``model/`` the run's."""
     folder = folder.resolve()
-    return folder.parent.name if folder.name in ("ticket", "model") else folder.name
+    name = folder.parent.name if folder.name in ("ticket", "model") else folder.name
+    return name.encode(errors="replace").decode()  # results.json holds no half characters
 
 
 def _searched_on(provenance: dict[str, Any]) -> str | None:

@@ -19,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from .config import read_config
 from .errors import SettingsError
-from .files import write_files
+from .files import check_fetched, given_path, reading, write_files
 from .gathered import (
     Folder,
     all_measured,
@@ -99,7 +99,7 @@ def render(folder: str | Path) -> dict[str, bytes]:
         TicketError: the folder, a ticket or a result cannot be read, or a result was measured on another ticket.
         SettingsError: card.json is wrong, or there is something to draw and no matplotlib.
     """
-    return _rendered(read_folder(Path(folder)))
+    return _rendered(read_folder(given_path(folder)))
 
 
 def write_card(
@@ -117,14 +117,15 @@ def write_card(
         TicketError: as for :func:`render`.
         SettingsError: as for :func:`render`; or README.md is not as it was rendered, or cannot be written.
     """
-    folder = Path(folder)
+    folder = given_path(folder)
     config = read_config(folder)
-    _check_untouched(folder / "README.md")
+    with reading(folder, SettingsError):
+        _check_untouched(folder / "README.md")
     said = {**read_about(folder), **(about or {})}
     check_about(said)
     present = read_results(folder)
     placed = dict(present)
-    for path in map(Path, results):
+    for path in map(given_path, results):
         result = read_result(path.resolve(), path, config)
         placed[place(result, placed)] = result
     contents = {folder / "results" / name: placed[name].content for name in placed if placed[name] != present.get(name)}
@@ -166,9 +167,10 @@ def _check_untouched(path: Path) -> None:
     """Raise SettingsError for a README.md that somebody wrote or edited: it is not ours to overwrite."""
     if not path.exists():
         return
+    check_fetched(path)
     try:
         ours = is_rendered(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except ValueError:
         ours = False
     if not ours:
         raise SettingsError(

@@ -9,17 +9,20 @@ from typing import Any
 
 from .card import write_card
 from .config import layer_ratios_of
+from .console import print_anything
 from .errors import RstHubError, printable
 from .export import FORMATS, export
+from .files import given_path
 from .hub import load_ticket, look
 from .listing import list_models
 from .models import TIMM_VERSION, dense_bytes, is_ours
-from .publish import plan_push, push_to_hub
+from .publish import plan_push, pushed_to_hub
 from .ticket import Ticket, claimed_layout, ticket_names
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or 2 after printing what is wrong."""
+    print_anything()
     options = vars(_parser().parse_args(arguments))
     run: dict[str, Callable[..., None]] = {
         "info": info,
@@ -82,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 def export_dense(folder: str, to: str, ticket: str | None = None, output: Path | None = None) -> None:
     """Write one ticket as a dense checkpoint into a new folder, ``output``, and say where and how exact it is."""
     drawn = load_ticket(folder, ticket)
-    output = output or Path(f"{drawn.architecture}-{drawn.name}-{to}")
+    output = given_path(output or f"{drawn.architecture}-{drawn.name}-{to}")
     difference = export(drawn, output, to)
     compared = (
         "not compared with the ticket: that needs onnxruntime"
@@ -157,17 +160,28 @@ def push(
     """Publish a folder, or say what would be sent."""
     how: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "replace": replace}
     if not dry_run:
-        print(f"published {folder}: {push_to_hub(folder, repo_id, commit_message=message, **how)}")
+        pushed = pushed_to_hub(folder, repo_id, commit_message=message, **how)
+        if pushed.sent or pushed.deleted:
+            print(f"published {folder}: {pushed.url}")
+        else:
+            made = f"the {pushed.made} was made; " if pushed.made else ""
+            so = ", no pull request was opened" if create_pr else ""
+            print(f"{made}nothing to send{so}: {pushed.holder} of {repo_id} holds all of {folder}: {pushed.url}")
         return
     plan = plan_push(folder, repo_id, **how)
     new = "would be made, private" if private else "would be made, public if its owner's default is"
     what = "is there" if plan.exists else new
     onto = "a pull request" if create_pr else f"branch {revision or 'main'}"
-    print(f"{repo_id} {what}; one commit on {onto} would have:")
+    if plan.held is None:
+        print(f"{repo_id} {what}; one commit on {onto} would have:")
+    elif plan.branch_exists:
+        print(f"{repo_id} {what}; nothing to send: its {plan.held.what} holds all of {folder}: {plan.held.url}")
+    else:
+        print(f"{repo_id} {what}; {onto} would be made of main, which holds all of {folder}; nothing else to send")
     for name, content in plan.files.items():
-        word = "send  " if name in plan.changed else "same  "
+        word = "send  " if plan.held is None and name in plan.changed else "same  "
         print(f"  {word} {len(content):>12,} bytes  {name}")
-    for name in plan.deleted:
+    for name in plan.deleted if plan.held is None else ():
         print(_plain(f"  delete {'':>12}        {name}"))
     print("every ticket was loaded and compared; nothing was sent")
 

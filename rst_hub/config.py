@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import IntegrityError, RstHubError, SettingsError, TicketError, nearest, printable
-from .files import read_inside, strict_json
+from .files import check_listable, read_inside, reading, strict_json
 from .masking import LAYER_RATIOS, PATTERNS, check_remaining_ratio
 from .weights import GENERATOR, Init
 
@@ -87,12 +87,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         TicketError: the folder or the file is missing, of a newer version, or does not list a file that lies there.
     """
     path = folder / "config.json"
-    if not folder.is_dir():
-        raise TicketError(f"{folder} is not a folder: give one that holds a ticket's config.json")
-    if not path.exists():
-        raise TicketError(f"{folder} holds no config.json, so it is no ticket folder: choose another folder")
+    with reading(folder):
+        if not folder.is_dir():
+            raise TicketError(f"{folder} is not a folder: give one that holds a ticket's config.json")
+        if not path.exists():
+            raise TicketError(f"{folder} holds no config.json, so it is no ticket folder: choose another folder")
     try:
-        config = strict_json(read_inside(folder, "config.json", MAX_CONFIG_BYTES))
+        with reading(path):
+            content = read_inside(folder, "config.json", MAX_CONFIG_BYTES)
+        config = strict_json(content)
         if isinstance(config, dict) and "rst" not in config:
             raise TicketError(f"{path} is another kind of model's: it has no rst part. Choose a folder of tickets")
         newer = config["rst"]["format_version"]
@@ -108,7 +111,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         AttributeError,
         RecursionError,
         OverflowError,
-        OSError,
         RstHubError,
     ) as error:
         reason = f"{type(error).__name__}: {printable(error, 500)}"
@@ -119,6 +121,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise TicketError(
             f"{path} is of ticket format version {newer}; this rst-hub reads up to {FORMAT_VERSION}: upgrade rst-hub"
         )
+    with reading(folder):
+        check_listable(folder)
     listed = {entry["file"] for entry in config["rst"]["tickets"]}
     foreign = sorted(found.name for found in folder.glob("ticket-*.safetensors") if found.name not in listed)
     if foreign:

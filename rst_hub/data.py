@@ -140,7 +140,7 @@ def name_of(dataset: str) -> str:
     name = folder.resolve().name if dataset != "digits" and folder.is_dir() else dataset
     if not name.strip():
         raise DataError(f"data set {dataset!r} has no name to stand beside its numbers: give one by --dataset-name")
-    return name
+    return name.encode(errors="replace").decode()  # JSON holds no half characters
 
 
 def fingerprint(images: Images) -> str:

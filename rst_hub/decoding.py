@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
 from .errors import DataError, printable
+from .files import is_pointer
 
-_LFS = b"version https://git-lfs"
 IN_MEMORY_BYTES = 8 * 2**30
 _HASHED_BYTES, _SAMPLED = 2**30, 1000
 _MOST_ELONGATED = 64
@@ -54,7 +54,7 @@ class Decoder:
         except Exception as error:  # Pillow and its plug-ins raise a dozen unrelated kinds
             said = re.sub(r" ?<_io\.BytesIO object at \w+>", "", printable(error, 300))
             reason = f"{type(error).__name__}: {said}"
-            if content.startswith(_LFS):
+            if is_pointer(content):
                 reason = "it is a pointer to where git-lfs keeps the image: git lfs pull fetches it"
             raise DataError(
                 f"{self.name(index)} cannot be decoded ({reason}): mend or remove it, or leave it out (--skip-broken)"

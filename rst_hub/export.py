@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .errors import ArchitectureError, SettingsError
-from .files import new_folder, write_json
+from .files import given_path, new_folder, write_json
 from .models import build_model, dense_config, load_dense, save_dense, set_input
 from .standardised import MaskedStdConv2d
 from .ticket import Ticket
@@ -33,7 +33,7 @@ def export(ticket: Ticket, folder: str | Path, to: str) -> float:
         SettingsError: the folder is not empty, the format is not known, or ONNX's packages are not installed.
         ArchitectureError: the ticket's network cannot be written in this form.
     """
-    folder = Path(folder)
+    folder = given_path(folder)
     if to not in FORMATS:
         raise SettingsError(f"a ticket cannot be exported to {to!r}: choose {' or '.join(FORMATS)}")
     try:
@@ -119,7 +119,7 @@ def _onnx(ticket: Ticket, beside: Path, x: torch.Tensor) -> torch.Tensor | None:
     except ImportError:
         return None
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
         return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
     except Exception as error:  # onnxruntime's errors have no common kind
         raise ArchitectureError(f"onnxruntime cannot run {ticket.architecture} as exported: {error}") from error

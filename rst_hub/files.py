@@ -1,15 +1,20 @@
 """Files and folders that appear whole or not at all: written beside, then renamed."""
 
+import errno
 import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import RstHubError, SettingsError, TicketError, printable
+
+_POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 _MOST_CONTAINERS, _MOST_KEYS = 100_000, 200_000
 
 
@@ -30,14 +35,106 @@ def strict_json(content: bytes) -> Any:
     return value
 
 
+def given_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that somebody gave, with their home for a leading ~.
+
+    Raises:
+        SettingsError: no system has such a path, or the user behind ~ is not there.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise SettingsError(f"{printable(repr(path))} is no path: give a string or a pathlib.Path")
+    try:
+        found = Path(path).expanduser()
+        encoded = os.fsencode(found)
+    except RuntimeError as error:
+        raise SettingsError(f"{printable(path)}: there is no such user, or no home: give the whole path") from error
+    except ValueError as error:
+        raise SettingsError(f"{printable(path)} is no path of this system: {error}") from error
+    if b"\0" in encoded:
+        raise SettingsError(f"{printable(path)} is no path: it has a NUL character")
+    return found
+
+
+def is_folder(path: Path) -> bool:
+    """Say whether a path leads to a folder.
+
+    Raises:
+        TicketError: that cannot be known: the system lets nobody look, or has trouble of its own.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):  # nothing can be there
+            return False
+        raise TicketError(f"{path} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def reading(path: Path, kind: type[RstHubError] = TicketError) -> Iterator[None]:
+    """Turn what the system refuses in this block into an error of ours that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{_refused_at(error, path)} cannot be read: {error.strerror or error}") from error
+
+
+def _refused_at(error: OSError, path: Path) -> str:
+    """Return the path that an error is about where it says one, which is more than the folder that was given."""
+    return printable(error.filename if isinstance(error.filename, str) else path, 1000)
+
+
+def check_listable(folder: Path) -> None:
+    """Raise OSError for a folder whose files cannot be listed, which a search by a pattern takes for an empty one."""
+    if folder.is_dir():
+        os.listdir(folder)
+
+
+def check_fetched(path: Path) -> None:
+    """Raise TicketError for what git leaves in a clone's folder in place of a large file, without git-lfs."""
+    with path.open("rb") as file:
+        _check_no_pointer(path, file.read(_LONGEST_POINTER + 1))
+
+
+def is_pointer(content: bytes) -> bool:
+    """Say whether a file holds what git leaves in its place where git-lfs is not installed."""
+    return content.startswith(_POINTER) and len(content) <= _LONGEST_POINTER
+
+
+def _check_no_pointer(path: Path, content: bytes) -> None:
+    if is_pointer(content):
+        raise TicketError(
+            f"{path} is not the file, but git-lfs's pointer to it: install git-lfs, and run `git lfs pull` there"
+        )
+
+
+@contextmanager
+def called(here: Path, by: Path) -> Iterator[None]:
+    """Let the errors of this block name the path ``by``, which somebody knows, for ``here``, which is hidden."""
+    try:
+        yield
+    except RstHubError as error:
+        said = str(error).replace(str(here), str(by))
+        if said == str(error):
+            raise
+        raise type(error)(said) from None  # a traceback would print the hidden path
+    except OSError as error:
+        for name in ("filename", "filename2"):
+            if isinstance(getattr(error, name), str):
+                setattr(error, name, getattr(error, name).replace(str(here), str(by)))
+        raise
+
+
 def read_inside(folder: Path, name: str, limit: int) -> bytes:
     """Return the bytes of one file of a folder, which may be a snapshot of the Hub's cache, full of links.
 
     Raises:
         ValueError: it is no regular file, larger than ``limit`` bytes, or a link to somewhere else.
+        TicketError: it is git-lfs's pointer to the file.
         OSError: it cannot be read.
     """
-    folder = folder.resolve()
+    given, folder = folder, folder.resolve()
     path = (folder / name).resolve()
     homes = [folder]
     if is_snapshot(folder):
@@ -54,6 +151,7 @@ def read_inside(folder: Path, name: str, limit: int) -> bytes:
         content = file.read(size + 1)  # which takes memory for so many bytes at once: not for the limit
     if len(content) > size:
         raise ValueError(f"{name} has grown while it was read, or does not know its size")
+    _check_no_pointer(given / name, content)
     return content
 
 
@@ -95,9 +193,11 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
         for path, content in contents.items():
-            beside[path].write_bytes(content)
+            with called(beside[path], path):
+                beside[path].write_bytes(content)
         for path in contents:
-            os.replace(beside[path], path)
+            with called(beside[path], path):
+                os.replace(beside[path], path)
     finally:
         for path in beside.values():
             path.unlink(missing_ok=True)
@@ -107,9 +207,14 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` (absent, or an empty folder) when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        yield beside
+        beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    try:
+        with called(beside, path):
+            yield beside
         beside.chmod(0o777 & ~_umask())
         if path.is_dir():
             path.rmdir()  # refuses one that is not empty

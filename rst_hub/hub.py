@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -26,8 +26,9 @@ from huggingface_hub.utils.sha import git_hash
 from torch import nn
 
 from .config import MAX_CONFIG_BYTES, choose_entry, read_config
-from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError
-from .listing import LIBRARY, hub_api, near_names
+from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError, cause, foreign, printable
+from .files import check_fetched, given_path, is_folder, reading
+from .listing import LIBRARY, checked_token, hub_api, near_names
 from .models import PixelModel
 from .pool import TicketPool
 from .r2s import R2S, shares_of
@@ -48,7 +49,7 @@ class _Source:
     repo: str = ""
     revision: str | None = None
     token: str | bool | None = None
-    cache_dir: str | Path | None = None
+    cache_dir: Path | None = None
     local_files_only: bool = False
     force_download: bool = False
 
@@ -221,7 +222,11 @@ def look(repo_or_folder: str | Path, **options: Any) -> tuple[dict[str, Any], di
     def sizes(folder: Path, config: dict[str, Any], source: _Source) -> tuple[dict[str, Any], dict[str, int]]:
         names = [entry["file"] for entry in config["rst"]["tickets"]]
         if source.folder is not None:
-            return config, {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+            with reading(folder):
+                present = [folder / name for name in names if (folder / name).is_file()]
+                for path in present:
+                    check_fetched(path)
+                return config, {path.name: path.stat().st_size for path in present}
         if source.local_files_only:
             return config, {}
         try:
@@ -248,8 +253,8 @@ def _source(
     if not isinstance(repo_or_folder, str | Path):
         raise SettingsError(f"{repo_or_folder!r} is neither the path of a folder nor a repository's name")
     if str(repo_or_folder).startswith("~"):
-        repo_or_folder = Path(repo_or_folder).expanduser()
-    if _is_folder(repo_or_folder):
+        repo_or_folder = given_path(repo_or_folder)
+    if is_folder(Path(repo_or_folder)):
         if revision is not None:
             raise SettingsError(f"{repo_or_folder} is a folder here, without revisions: hf://org/name is on the Hub")
         return _Source(Path(repo_or_folder))
@@ -257,14 +262,16 @@ def _source(
     found = _NAMED.fullmatch(name)
     if found is None or not REPOSITORY.fullmatch(found["repo"]):
         raise TicketError(
-            f"{str(repo_or_folder)[:300]} is neither a ticket folder here nor a repository's name: give the path of a "
-            "folder that is there, or org/name, without the Hub's address"
+            f"{printable(repo_or_folder, 300)} is neither a ticket folder here nor a repository's name: give the "
+            "path of a folder that is there, or org/name, without the Hub's address"
         )
     if found["revision"] and revision not in (None, found["revision"]):
         raise SettingsError(f"{repo_or_folder} and revision={revision!r} name two revisions: give one")
     revision = found["revision"] or revision or None
     check_revision(revision)
-    return _Source(None, found["repo"], revision, token, cache_dir, local_files_only, force_download)
+    cache = None if cache_dir is None else given_path(cache_dir)
+    token = token if local_files_only else checked_token(token)
+    return _Source(None, found["repo"], revision, token, cache, local_files_only, force_download)
 
 
 def check_revision(revision: str | None) -> None:
@@ -277,35 +284,81 @@ def _with_config(source: _Source, use: Callable[[Path, dict[str, Any], _Source],
     """Return what ``use`` makes of (folder, config.json, source); of the Hub once more if a file was damaged."""
     if source.folder is not None:
         return use(source.folder, read_config(source.folder), source)
-    try:
-        return _once(source, use)
-    except IntegrityError as damaged:
-        if source.local_files_only or source.force_download:
-            raise
-        # The Hub's cache compares sizes, not contents: a flipped byte in it is served as good until it is replaced.
-        try:
-            return _once(replace(source, force_download=True), use)
-        except HubError as error:
-            raise IntegrityError(f"{damaged}. A fresh download failed: {error}") from error
-        except IntegrityError as error:
-            raise IntegrityError(f"{error}. A fresh download changed nothing: tell its owner") from error
-
-
-def _once(source: _Source, use: Callable[[Path, dict[str, Any], _Source], _Found]) -> _Found:
     path = _download(source, "config.json", MAX_CONFIG_BYTES)
     try:
         return use(path.parent, read_config(path.parent), source)
     except (TicketError, ArchitectureError) as error:
-        if isinstance(error, IntegrityError) or _is_as_sent(path):
+        if source.force_download or not _is_damaged(source, path, error):
             raise
-        raise IntegrityError(f"{error} ({path} is not what the Hub sent)") from error
+        found = error
+    if source.local_files_only:
+        raise IntegrityError(
+            f"{found}. It is damaged in the cache, or at its owner's: load it once without local_files_only, which "
+            "downloads it anew"
+        ) from found
+    return _afresh(source, use, path.parent, found)
 
 
-def _is_as_sent(path: Path) -> bool:
-    """Say whether a file of the Hub's cache has the digest that it is named by there, where it is named by one."""
-    named, content = Path(os.readlink(path) if path.is_symlink() else path).name, path.read_bytes()
+def _afresh(
+    source: _Source, use: Callable[[Path, dict[str, Any], _Source], _Found], folder: Path, found: Exception
+) -> _Found:
+    """Return what ``use`` makes of files that are downloaded anew, after it has ``found`` one of them damaged.
+
+    The Hub's cache compares sizes, not contents: a flipped byte in it is served as good until it is replaced.
+    """
+    source, before = replace(source, force_download=True), _contents(folder)
+    try:
+        path = _download(source, "config.json", MAX_CONFIG_BYTES)
+    except HubError as error:
+        raise IntegrityError(f"{found}. A fresh download failed: {error}") from error
+    try:
+        return use(path.parent, read_config(path.parent), source)
+    except HubError as error:
+        raise IntegrityError(f"{found}. A fresh download failed: {error}") from error
+    except (TicketError, ArchitectureError) as error:
+        if not isinstance(error, IntegrityError) and _is_as_sent(path) is not False:
+            raise
+        if _contents(path.parent) == before and all(_is_as_sent(one) is not False for one in _files(path.parent)):
+            raise IntegrityError(f"{error}. A fresh download changed nothing: tell its owner") from error
+        raise IntegrityError(
+            f"{error}. A fresh download is damaged too: a proxy or the disk changes it. Load it again, or elsewhere"
+        ) from error
+
+
+def _is_damaged(source: _Source, config: Path, error: Exception) -> bool:
+    """Say whether it is damage in the cache that an error is of; config.json is downloaded anew if only that tells."""
+    as_sent = _is_as_sent(config)
+    if isinstance(error, IntegrityError) or as_sent is not None:
+        return isinstance(error, IntegrityError) or not as_sent
+    if source.local_files_only:
+        return False
+    before, again = config.read_bytes(), replace(source, revision=config.parent.name, force_download=True)
+    try:
+        return _download(again, config.name, MAX_CONFIG_BYTES).read_bytes() != before
+    except HubError:
+        return False
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Return the digests of a snapshot's files by name."""
+    with reading(folder):
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(folder)}
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in (folder / "config.json", *folder.glob("ticket-*.safetensors")) if path.is_file()]
+
+
+def _is_as_sent(path: Path) -> bool | None:
+    """Say whether a file of the Hub's cache has the digest that it is named by there; None where it has no such name.
+
+    So it is in a cache without links, as on Windows: its files lie in the snapshot itself, under their own names.
+    """
+    named = Path(os.readlink(path) if path.is_symlink() else path).name
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", named):
-        return True
+        return None
+    with reading(path):
+        content = path.read_bytes()
     return named in (git_hash(content), hashlib.sha256(content).hexdigest())
 
 
@@ -322,7 +375,7 @@ def _load(folder: Path, config: Mapping[str, Any], entry: Mapping[str, Any], sou
 
 def _download(source: _Source, file: str, limit: int) -> Path:
     """Return the path of one file in the Hub's cache, downloaded if it is not there and not too large."""
-    cache = Path(source.cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
+    cache = (source.cache_dir or given_path(constants.HF_HUB_CACHE)).resolve()
     options: dict[str, Any] = {
         "revision": source.revision,
         "token": source.token,
@@ -343,8 +396,27 @@ def _download(source: _Source, file: str, limit: int) -> Path:
     known = try_to_load_from_cache(source.repo, file, cache, source.revision)
     if not there.will_download and known == there.local_path:
         return Path(there.local_path)
-    with _hub_errors(source, file):
+    replaced = _moved_aside(Path(there.local_path)) if source.force_download else nullcontext()
+    with _hub_errors(source, file), replaced:
         return Path(hf_hub_download(source.repo, file, **options))
+
+
+@contextmanager
+def _moved_aside(path: Path) -> Iterator[None]:
+    """Move a file of a cache without links aside while it is downloaded anew, and back if that fails.
+
+    The client leaves a file that lies in the snapshot itself as it is, also when it has downloaded another one.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    is_moved = path.is_file() and not path.is_symlink()
+    if is_moved:
+        os.replace(path, aside)
+    try:
+        yield
+    finally:
+        if is_moved and not path.exists():
+            os.replace(aside, path)
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -353,28 +425,25 @@ def _hub_errors(source: _Source, file: str) -> Iterator[None]:
     try:
         yield
     except GatedRepoError as error:
-        raise HubError(f"{source.repo} is gated: ask for access on its page, and give a token that has it") from error
+        raise HubError(f"{source.repo} is gated: ask for access on its page, and give a token that has it") from cause(
+            error
+        )
     except RepositoryNotFoundError as error:
         raise HubError(
             f"there is no folder {source.repo} here, and no such repository on the Hub, or it is private: check the "
             f"name, or give a token. {near_names(source.repo, source.token)}".rstrip()
-        ) from error
+        ) from cause(error)
     except RevisionNotFoundError as error:
         raise HubError(
             f"{source.repo} has no revision {source.revision}: check the name of the branch, tag or commit"
-        ) from error
+        ) from cause(error)
     except LocalEntryNotFoundError as error:
         raise HubError(
-            f"{file} of {source} is not in the cache, and the Hub was not asked or not reached ({error})"
-        ) from error
+            f"{file} of {source} is not in the cache, and the Hub was not asked or not reached ({foreign(error)})"
+        ) from cause(error)
     except EntryNotFoundError as error:
-        raise HubError(f"{source} has no {file}, so it is no whole ticket repository: choose another") from error
+        raise HubError(f"{source} has no {file}, so it is no whole ticket repository: choose another") from cause(error)
     except Exception as error:  # the client's HTTP library, of either version, has errors of its own
-        raise HubError(f"{file} of {source} cannot be downloaded: {type(error).__name__} {error}") from error
-
-
-def _is_folder(path: str | Path) -> bool:
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):  # too long for a path, or of characters that none has
-        return False
+        reason = error.__cause__ or error  # the client may only say "failed due to the above error"
+        said = f"{type(reason).__name__} {foreign(reason)}"
+        raise HubError(f"{file} of {source} cannot be downloaded: {said}") from cause(error)

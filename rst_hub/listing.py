@@ -1,24 +1,55 @@
 """list_models: the tickets on the Hugging Face Hub, as their cards describe them."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_session
+from huggingface_hub import HfApi, constants, get_session, get_token
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from .errors import HubError, nearest
+from .errors import HubError, SettingsError, cause, foreign, nearest
 from .version import __version__
 
 LIBRARY = "rst-hub"
 """The library's name on the Hub: in the user agent, and as the tag that repositories are found by."""
+_PRINTABLE = re.compile(r"[!-~]+")
 
 
 def hub_api(token: str | bool | None) -> HfApi:
-    """Return the client of the Hub, which says who asks."""
-    return HfApi(token=token, library_name=LIBRARY, library_version=__version__)
+    """Return the client of the Hub, which says who asks.
+
+    Raises:
+        SettingsError: the token cannot be one.
+    """
+    return HfApi(token=checked_token(token), library_name=LIBRARY, library_version=__version__)
+
+
+def checked_token(token: str | bool | None) -> str | bool | None:
+    """Return a token without the blanks around it, as a file or a terminal leaves them; None for an empty one.
+
+    Where none is given, the one that the client would send is checked: of HF_TOKEN, or of the login.
+
+    Raises:
+        SettingsError: it cannot be a token. The message does not say what it is: it may be a secret all the same.
+    """
+    if isinstance(token, str):
+        token = token.strip() or None
+    if not isinstance(token, str | bool | None):
+        raise SettingsError(f"token is of type {type(token).__name__}: give a string, True, False or None")
+    what, sent = "the given token", token
+    if token is True or (token is None and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN):
+        what, sent = "the token of HF_TOKEN or of the login", None
+        with suppress(Exception):  # the client fails in the same way when it needs the token, and says why
+            sent = get_token()
+    if isinstance(sent, str) and not _PRINTABLE.fullmatch(sent):
+        raise SettingsError(
+            f"{what} has {len(sent)} characters, and blanks, control characters or other than ASCII among them: copy "
+            "it anew from the Hub's settings (Access Tokens)"
+        )
+    return token
 
 
 @dataclass(frozen=True)
@@ -53,6 +84,7 @@ def list_models(
 
     Raises:
         HubError: the Hub cannot be reached.
+        SettingsError: the token cannot be one.
     """
     expand = ["cardData", "model-index"]
     return [row for repo in _listing(limit, token, author=author, search=search, expand=expand) for row in _rows(repo)]
@@ -74,6 +106,7 @@ def _listing(limit: int, token: str | bool | None, **wanted: Any) -> list[dict[s
     given = {key: value for key, value in wanted.items() if value is not None}
     query: Any = {"filter": LIBRARY, "limit": limit, **given}
     found: list[dict[str, Any]] = []
+    token = checked_token(token)
     try:
         headers = build_hf_headers(token=token, library_name=LIBRARY, library_version=__version__)
         while url is not None and len(found) < limit:
@@ -82,7 +115,7 @@ def _listing(limit: int, token: str | bool | None, **wanted: Any) -> list[dict[s
             found += [repo for repo in answer.json() if isinstance(repo, dict) and isinstance(repo.get("id"), str)]
             url, query = answer.links.get("next", {}).get("url"), None  # the next page's address has the query in it
     except Exception as error:  # the client's HTTP library, of either version, has errors of its own
-        raise HubError(f"the Hub's tickets cannot be listed: {type(error).__name__} {error}") from error
+        raise HubError(f"the Hub's tickets cannot be listed: {type(error).__name__} {foreign(error)}") from cause(error)
     return found[:limit]
 
 

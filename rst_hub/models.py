@@ -17,8 +17,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from . import cifar as cifar  # registers the paper's networks with timm
-from .errors import ArchitectureError, SettingsError, nearest, printable
-from .files import new_folder, write_json
+from .errors import ArchitectureError, SettingsError, TicketError, cause, foreign, nearest, printable
+from .files import check_fetched, given_path, new_folder, write_json
 from .roles import make_neutral, maskable_weights, turn_off_dropout
 from .standardised import standardise_over_kept
 from .weights import Init, SeededTensor
@@ -510,12 +510,18 @@ def load_dense(folder: str | Path) -> nn.Module:
 
     Raises:
         ArchitectureError: the folder holds no such model.
+        TicketError: a file of it is git-lfs's pointer.
+        SettingsError: the folder is no path.
     """
+    folder = given_path(folder)
     try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        for name in ("config.json", "model.safetensors"):
+            check_fetched(folder / name)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         model = build_model(config["architecture"], config["model_args"])
         set_input(model, config["pretrained_cfg"])
-        model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"), strict=True)
+        # by its bytes: safetensors itself opens no path that is not UTF-8
+        model.load_state_dict(safetensors.torch.load((folder / "model.safetensors").read_bytes()), strict=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ArchitectureError(f"{folder} holds no dense model as recipes/train.py writes it: {error}") from error
     return model.eval()
@@ -528,11 +534,17 @@ def load_timm(name: str) -> nn.Module:
 
     Raises:
         ArchitectureError: timm cannot make or find it.
+        TicketError: a file of a local folder is git-lfs's pointer.
     """
     try:
+        if name.startswith("local-dir:"):
+            for path in sorted(Path(name.removeprefix("local-dir:")).glob("*.*")):
+                check_fetched(path)
         return timm.create_model(name, pretrained=True).eval()
+    except TicketError:
+        raise
     except Exception as error:  # timm, the Hub's client and torch raise many kinds
-        raise ArchitectureError(f"timm cannot load {name}: {type(error).__name__} {error}") from error
+        raise ArchitectureError(f"timm cannot load {name}: {type(error).__name__} {foreign(error)}") from cause(error)
 
 
 def _is_int(value: Any, low: int, high: int) -> bool:

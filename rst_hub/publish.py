@@ -1,5 +1,6 @@
 """push_to_hub: a folder of tickets, checked, with its card, as one commit on the Hugging Face Hub."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -18,8 +19,8 @@ from huggingface_hub.utils.sha import git_hash
 
 from .card import is_rendered, write_card
 from .config import read_config
-from .errors import HubError, RstHubError, SettingsError, printable
-from .files import is_snapshot, read_inside, write_files
+from .errors import HubError, RstHubError, SettingsError, cause, foreign, printable
+from .files import called, check_listable, given_path, is_snapshot, read_inside, reading, write_files
 from .hub import check_revision, from_pretrained
 from .listing import hub_api
 from .pictures import PICTURES
@@ -38,7 +39,7 @@ class Push:
     """What a push does: ``files`` is the whole folder by path, of which ``changed`` is sent and ``deleted`` removed.
 
     ``exists`` and ``branch_exists`` say what is on the Hub, ``present`` which files; ``parent`` is the commit that the
-    new one follows.
+    new one follows. ``held`` is what holds the whole folder already, so that nothing is sent.
     """
 
     repo_id: str
@@ -50,6 +51,30 @@ class Push:
     parent: str | None
     private: bool | None
     present: frozenset[str]
+    held: "Held | None" = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """What on the Hub holds a folder, "branch main" or "pull request 3", and its URL."""
+
+    what: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push has done: ``sent`` and ``deleted`` are the files of its commit; () and () where it made none.
+
+    ``url`` is that of the commit, of the pull request, or of what holds the folder already. ``made`` is what the push
+    has made for it: "repository", "branch", or nothing.
+    """
+
+    url: str
+    holder: str
+    sent: tuple[str, ...]
+    deleted: tuple[str, ...]
+    made: str
 
 
 def push_to_hub(
@@ -64,6 +89,8 @@ def push_to_hub(
     replace: bool = False,
 ) -> str:
     """Publish a folder of tickets and return the URL of its commit (or pull request).
+
+    Where the Hub holds the whole folder already, nothing is sent, and the URL is that of what holds it.
 
     Every ticket is loaded and its network compared first, and the card is rendered from what the folder holds. All goes
     up in one commit, on top of the commit that was compared with: it is there whole or not at all. What the Hub has
@@ -86,25 +113,50 @@ def push_to_hub(
         SettingsError: the name, the card's data, or what is on the Hub does not allow it; the message says what.
         HubError: the Hub cannot be reached or refuses it.
     """
-    with _prepared(Path(folder), repo_id, revision) as files:
-        plan = _compare(files, repo_id, revision, token)
+    how: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "replace": replace}
+    return pushed_to_hub(folder, repo_id, token=token, commit_message=commit_message, **how).url
+
+
+def pushed_to_hub(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    replace: bool = False,
+) -> Pushed:
+    """Do what :func:`push_to_hub` does, with its arguments and errors, and say what was done."""
+    folder = given_path(folder)
+    with _prepared(folder, repo_id, revision) as files:
         api = hub_api(token)
+        plan = _compare(files, repo_id, revision, token)
         _check_allowed(api, plan, private, create_pr, replace)
         with _hub_says(f"{repo_id} cannot be made ready"):
             if not plan.exists:
                 api.create_repo(repo_id, private=private, exist_ok=True)
             if revision is not None and not plan.branch_exists:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
-        if not (plan.exists and plan.branch_exists):
+        made = "repository" if not plan.exists else "" if plan.branch_exists else "branch"
+        if made:
             plan = _compare(files, repo_id, revision, token)
             _check_allowed(api, plan, private, create_pr, replace)  # somebody may have been quicker
-        url = _published(api, plan, revision, create_pr) or _commit(api, plan, revision, create_pr, commit_message)
-        card = {Path(folder) / name: content for name, content in files.items() if _of_card(name)}
+        held = _held(api, plan, revision, create_pr)
+        if held is not None:
+            pushed = Pushed(held.url, held.what, (), (), made)
+        else:
+            url = _commit(api, plan, revision, create_pr, commit_message)
+            onto = "a pull request" if create_pr else _branch(revision)
+            pushed = Pushed(url, onto, plan.changed, plan.deleted, made)
+        card = {folder / name: content for name, content in files.items() if _of_card(name)}
         try:
             write_files({path: content for path, content in card.items() if _read(path) != content})
         except OSError as error:
-            raise SettingsError(f"published as {url}, but the card in {folder} cannot be written: {error}") from error
-        return url
+            where = "published as" if held is None else "nothing to send, it is there already as"
+            raise SettingsError(f"{where} {pushed.url}, but the card in {folder} cannot be written: {error}") from error
+        return pushed
 
 
 def plan_push(
@@ -118,10 +170,11 @@ def plan_push(
     replace: bool = False,
 ) -> Push:
     """Return what :func:`push_to_hub` would do, after the same checks; nothing is sent, nothing written."""
-    with _prepared(Path(folder), repo_id, revision) as files:
+    with _prepared(given_path(folder), repo_id, revision) as files:
+        api = hub_api(token)
         plan = _compare(files, repo_id, revision, token)
-        _check_allowed(hub_api(token), plan, private, create_pr, replace)
-        return plan
+        _check_allowed(api, plan, private, create_pr, replace)
+        return dataclasses.replace(plan, held=_held(api, plan, revision, create_pr))
 
 
 @contextmanager
@@ -135,19 +188,37 @@ def _prepared(folder: Path, repo_id: str, revision: str | None) -> Iterator[dict
         raise SettingsError(f"{folder}/results is a link, and links are not published: put the files there")
     if is_snapshot(folder):
         raise SettingsError(f"{folder} is in the Hub's cache, which is not to be changed: copy it, and push the copy")
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "folder"
-        copy.mkdir()
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if name in listed or (_is_ours(name) and not name.startswith("ticket-")):
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                (copy / name).write_bytes(_read_own(folder, name))
+    with reading(folder):  # a file that is overlooked here would be deleted there
+        check_listable(folder / "results")
+        names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+    ours = [name for name in names if name in listed or (_is_ours(name) and not name.startswith("ticket-"))]
+    contents = {name: _read_own(folder, name) for name in ours}
+    with _scratch(folder) as copy:
+        for name, content in contents.items():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            (copy / name).write_bytes(content)
         for entry in read_config(copy)["rst"]["tickets"]:
             _check_ticket(copy, entry["name"])
         write_card(copy, about={"repo_id": repo_id})
         files = sorted(path for path in copy.rglob("*") if path.is_file())
-        yield {path.relative_to(copy).as_posix(): path.read_bytes() for path in files}
+        prepared = {path.relative_to(copy).as_posix(): path.read_bytes() for path in files}
+    yield prepared
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder for a copy of ``folder``, by whose name errors call the copy."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "folder"
+            copy.mkdir()
+            with called(copy, folder):
+                yield copy
+    except OSError as error:
+        raise SettingsError(
+            f"{folder} cannot be copied to where temporary files go ({error.strerror}): free some space there, or set "
+            "TMPDIR to another folder"
+        ) from None
 
 
 def _read_own(folder: Path, name: str) -> bytes:
@@ -203,11 +274,12 @@ def _commit(api: HfApi, plan: Push, revision: str | None, create_pr: bool, messa
         if not refused:  # it may have been made all the same
             try:
                 now = _compare(plan.files, plan.repo_id, revision, api.token)
-                found = _published(api, now, revision, create_pr)
+                held = _held(api, now, revision, create_pr)
             except HubError as lost:
-                raise HubError(f"whether {plan.repo_id} was published is not known, push again: {lost}") from error
-            if found is not None:
-                return found
+                unknown = f"whether {plan.repo_id} was published is not known, push again: {lost}"
+                raise HubError(unknown) from cause(error)
+            if held is not None:
+                return held.url
         with _hub_says(f"nothing was published to {plan.repo_id}"):
             raise
     with _hub_says(f"{made.commit_url} was made, but cannot be checked"):
@@ -218,10 +290,16 @@ def _commit(api: HfApi, plan: Push, revision: str | None, create_pr: bool, messa
     return str(made.pr_url or made.commit_url)
 
 
-def _published(api: HfApi, plan: Push, revision: str | None, create_pr: bool) -> str | None:
-    """Return the URL of what holds the folder already: the branch, or an open pull request; None if nothing does."""
+def _branch(revision: str | None) -> str:
+    return f"branch {revision or 'main'}"
+
+
+def _held(api: HfApi, plan: Push, revision: str | None, create_pr: bool) -> Held | None:
+    """Return what holds the folder already: the branch, or an open pull request; None if nothing does."""
+    if not plan.exists:
+        return None
     if not plan.changed and not plan.deleted:
-        return f"{api.endpoint}/{plan.repo_id}/commit/{plan.parent}"
+        return Held(_branch(revision), f"{api.endpoint}/{plan.repo_id}/commit/{plan.parent}")
     if not create_pr or revision is not None:  # an open request does not say here which branch it is for
         return None
     with _hub_says(f"the pull requests of {plan.repo_id} cannot be read"):
@@ -229,7 +307,7 @@ def _published(api: HfApi, plan: Push, revision: str | None, create_pr: bool) ->
             there = _digests(api, plan.repo_id, f"refs/pr/{request.num}")
             is_whole = all(_is_same(content, there.get(name)) for name, content in plan.files.items())
             if is_whole and not any(name in there for name in plan.deleted):
-                return f"{api.endpoint}/{plan.repo_id}/discussions/{request.num}"
+                return Held(f"pull request {request.num}", f"{api.endpoint}/{plan.repo_id}/discussions/{request.num}")
     return None
 
 
@@ -348,6 +426,6 @@ def _hub_says(what: str) -> Iterator[None]:
             412: "somebody else has changed it meanwhile: push again",
             429: "too many requests: push again later",
         }.get(error.response.status_code, "push again later")
-        raise HubError(f"{what}: {advice} ({str(error)[:500]})") from error
+        raise HubError(f"{what}: {advice} ({foreign(error)})") from cause(error)
     except Exception as error:  # the client's HTTP library, of either version, has errors of its own
-        raise HubError(f"{what}: {type(error).__name__} {str(error)[:500]}") from error
+        raise HubError(f"{what}: {type(error).__name__} {foreign(error)}") from cause(error)

@@ -18,7 +18,7 @@ from .attacks import NORMS
 from .config import read_config
 from .errors import RstHubError, SettingsError, TicketError, nearest
 from .evaluate import interval
-from .files import read_inside, strict_json
+from .files import check_listable, read_inside, reading, strict_json
 from .suite import ADAPTIVE, NAMES
 from .wording import and_last, look, plain
 
@@ -125,10 +125,13 @@ def read_about(folder: str | Path) -> dict[str, Any]:
         SettingsError: it is no JSON object, has a key that is not known, or a value of the wrong type.
     """
     path = Path(folder) / "card.json"
-    if not path.exists():
-        return {}
+    with reading(path, SettingsError):
+        if not path.exists():
+            return {}
     try:
-        about = strict_json(read_inside(path.parent, path.name, _MAX_ABOUT_BYTES))
+        with reading(path, SettingsError):
+            content = read_inside(path.parent, path.name, _MAX_ABOUT_BYTES)
+        about = strict_json(content)
     except _MALFORMED as error:
         raise SettingsError(f"{path} cannot be read as JSON ({str(error)[:300]}): correct or delete it") from error
     try:
@@ -163,19 +166,22 @@ def read_results(folder: str | Path) -> dict[str, Result]:
     """
     folder = Path(folder)
     config = read_config(folder)
-    paths = sorted((folder / "results").glob("[!.]*.json"))
+    with reading(folder):
+        check_listable(folder / "results")
+        paths = sorted((folder / "results").glob("[!.]*.json"))
     return {path.name: read_result(path, path, config) for path in paths}
 
 
 def read_result(path: Path, named: Path, config: Mapping[str, Any]) -> Result:
     """Return one checked result; ``named`` is what an error calls it."""
     try:
-        content = read_inside(path.parent, path.name, _MAX_RESULT_BYTES)
+        with reading(named):
+            content = read_inside(path.parent, path.name, _MAX_RESULT_BYTES)
         said = strict_json(content)
         read = _read_transfer if "rows" in said else _read_benchmark
         return read(said, content, config)
     except RstHubError as error:
-        raise type(error)(f"{named}: {error}") from error
+        raise type(error)(str(error) if str(named) in str(error) else f"{named}: {error}") from error
     except _MALFORMED as error:
         raise TicketError(
             f"{named} is no result of recipes/benchmark.py or recipes/transfer.py ({type(error).__name__}: "

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .decoding import Decoder
-from .errors import DataError, nearest, printable
+from .errors import DataError, cause, chain, foreign, nearest, printable
 from .folders import SPLITS, ClassFolders, class_folders, is_image, visible_files
 
 _MAX_CLASSES = 100_000
@@ -265,8 +265,8 @@ def _read(name: str, work: Any) -> dict[str, Any]:
         raise
     except Exception as error:  # the library raises a dozen unrelated kinds
         _blame_the_cache(error)
-        reason = printable(error, 1000)
-        raise DataError(f"data set {name} cannot be read as images with labels: {reason}") from error
+        reason = foreign(error, 1000)
+        raise DataError(f"data set {name} cannot be read as images with labels: {reason}") from cause(error)
     empty = [split for split, rows in found.items() if not len(rows)]
     if not found or len(empty) == len(found):
         raise DataError(f"data set {name} holds no rows: give one that is not empty")
@@ -279,20 +279,14 @@ def _blame_the_cache(error: BaseException) -> None:
 
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     above = next(parent for parent in (cache, *cache.absolute().parents) if parent.exists())
-    files = [getattr(link, "filename", None) for link in _chain(error) if isinstance(link, OSError)]
+    files = [getattr(link, "filename", None) for link in chain(error) if isinstance(link, OSError)]
     caches = (cache, Path(datasets.config.HF_CACHE_HOME))
     within = any(str(file).startswith(str(each)) for file in files if file for each in caches)
     if within or not above.is_dir() or not os.access(above, os.W_OK):
         raise DataError(
-            f"the cache of data sets, {cache}, cannot be written ({printable(error, 300)}): set HF_HOME or "
+            f"the cache of data sets, {cache}, cannot be written ({foreign(error, 300)}): set HF_HOME or "
             "HF_DATASETS_CACHE to a folder that can be, with room for the data"
-        ) from error
-
-
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+        ) from cause(error)
 
 
 def _column(name: str, kind: str, candidates: Sequence[str], chosen: str | None, columns: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ from .config import (
     to_json,
 )
 from .errors import ArchitectureError, IntegrityError, RstHubError, SettingsError, TicketError, printable
-from .files import new_folder, read_inside, strict_json, write_files
+from .files import given_path, new_folder, read_inside, reading, strict_json, write_files
 from .masking import EdgePopup, kept_counts
 from .models import (
     TIMM_VERSION,
@@ -255,10 +255,11 @@ class Ticket:
         Raises:
             TicketError: the folder holds something else, tickets of another network, or another ticket of this name;
                 or it cannot be written.
-            SettingsError: the provenance is not JSON.
+            SettingsError: the provenance is not JSON, or the folder is no path.
         """
-        folder = Path(folder)
-        is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        folder = given_path(folder)
+        with reading(folder):
+            is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
         config = new_config(self.architecture, self.timm_kwargs, self.init, self.pretrained_cfg)
         entry = json.loads(to_json(_entry_of(self)))
         content = _to_safetensors(self, config_digest(config, entry))
@@ -283,8 +284,9 @@ class Ticket:
             TicketError: something is missing, foreign, false, of a newer format version, or too large for this
                 machine's memory.
             ArchitectureError: the installed timm does not know the architecture.
+            SettingsError: the folder is no path.
         """
-        folder = Path(folder)
+        folder = given_path(folder)
         config = read_config(folder)
         entry = choose_entry(folder, config, name)
         path = folder / entry["file"]
@@ -293,12 +295,13 @@ class Ticket:
             content = _read_checked(folder, entry, largest_file(layout))
             return _from_safetensors(config, entry, content, layout)
         except (TicketError, ArchitectureError) as error:
-            raise type(error)(f"{path}: {error}") from error
+            said = str(error)
+            raise type(error)(said if said.startswith(str(path)) else f"{path}: {said}") from error
 
 
 def ticket_names(folder: str | Path) -> list[str]:
     """Return the names of the tickets in a folder, in the order of its config.json."""
-    return [entry["name"] for entry in read_config(Path(folder))["rst"]["tickets"]]
+    return [entry["name"] for entry in read_config(given_path(folder))["rst"]["tickets"]]
 
 
 def digest(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> str:
@@ -563,12 +566,14 @@ def _shown(layout: Layout | None) -> str:
 
 
 def _read_checked(folder: Path, entry: Mapping[str, Any], limit: int) -> bytes:
-    if not (folder / entry["file"]).exists():
+    with reading(folder / entry["file"]):
+        is_there = (folder / entry["file"]).exists()
+    if not is_there:
         raise IntegrityError("it is missing, though config.json lists it: fetch the whole folder anew")
     try:
         content = read_inside(folder, entry["file"], limit)
     except (ValueError, OSError) as error:
-        raise TicketError(f"it cannot be read: {error}") from error
+        raise TicketError(f"it cannot be read: {getattr(error, 'strerror', None) or error}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != entry["sha256"]:
         raise IntegrityError(

@@ -68,7 +68,8 @@ class Fault:
     """What goes wrong, ``times`` times, with requests of this method whose raw path and query have this part.
 
     ``kind`` is a status such as 429 or 500, or "drop" (nothing is done, the connection is closed), "drop_after" (it is
-    done, and the connection closed), "truncate" (half of the body), "flip" (one bit of it) or "slow" (half a second).
+    done, and the connection closed), "truncate" (half of the body), "flip" (one bit of it), "slow" (half a second) or
+    "echo" (a status of 400 whose reason repeats the token, as some proxies' do).
     """
 
     method: str
@@ -313,6 +314,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(0.5)
         if isinstance(kind, int):
             self.send(*HubError(kind, "A fault that the tests asked for", headers={"Retry-After": "0"}).answer)
+        elif kind == "echo":
+            self.send(*HubError(400, f"Bad header: Authorization: {self.headers.get('Authorization')}").answer)
         elif kind != "drop":
             answer = self.answer()
             if kind != "drop_after":

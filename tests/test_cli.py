@@ -4,7 +4,7 @@ import sys
 
 import hub_server
 import pytest
-from conftest import ENVIRONMENT
+from conftest import ENVIRONMENT, make_popup
 from hub_server import REPOS, REQUESTS, add_commit
 
 from rst_hub import Ticket
@@ -111,8 +111,42 @@ def test_push_publishes_and_a_dry_run_says_what_it_would(folder, hub, capsys):
     assert "First" in [commit.message for commit in REPOS["org/rst-x"].commits.values()]
     assert main(["push", str(folder), "org/rst-x", "--dry-run", "--create-pr"]) == 0
     words = capsys.readouterr().out
-    assert "org/rst-x is there; one commit on a pull request would have:" in words
+    assert "org/rst-x is there; nothing to send: its branch main holds all of" in words
     assert words.count("  same  ") == 4
+    Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    assert main(["push", str(folder), "org/rst-x", "--dry-run", "--create-pr"]) == 0
+    words = capsys.readouterr().out
+    assert "org/rst-x is there; one commit on a pull request would have:" in words
+    assert (words.count("  same  "), words.count("  send  ")) == (2, 3)
+
+
+def test_a_push_that_sends_nothing_says_so_and_where_the_folder_is(folder, hub, capsys):
+    def said(*options):
+        before = {name: dict(repo.commits) for name, repo in REPOS.items()}
+        assert main(["push", str(folder), "org/rst-x", *options]) == 0
+        return capsys.readouterr().out, {name: dict(repo.commits) for name, repo in REPOS.items()} != before
+
+    url = f"{hub_server.ENDPOINT}/org/rst-x"
+    assert said() == (f"published {folder}: {url}/commit/{hub_server.head('org/rst-x')}\n", True)
+    held = f"holds all of {folder}: {url}/commit/{hub_server.head('org/rst-x')}\n"
+    assert said() == (f"nothing to send: branch main of org/rst-x {held}", False)
+    no_request = "nothing to send, no pull request was opened: branch main of org/rst-x"
+    assert said("--create-pr") == (f"{no_request} {held}", False)
+    assert REPOS["org/rst-x"].pull_requests == {}
+    assert said("--dry-run")[0].startswith(f"org/rst-x is there; nothing to send: its branch main {held}  same")
+    made = f"branch dev would be made of main, which holds all of {folder}; nothing else to send"
+    assert said("--dry-run", "--revision", "dev")[0].startswith(f"org/rst-x is there; {made}\n  same")
+    assert said("--revision", "dev") == (f"the branch was made; nothing to send: branch dev of org/rst-x {held}", False)
+    Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
+    assert said("--create-pr") == (f"published {folder}: {url}/discussions/1\n", True)
+    held = f"pull request 1 of org/rst-x holds all of {folder}: {url}/discussions/1\n"
+    assert said("--create-pr") == (f"nothing to send, no pull request was opened: {held}", False)
+    words, _ = said("--create-pr", "--dry-run")
+    assert words.startswith("org/rst-x is there; nothing to send: its pull request 1 holds all of")
+    assert words.count("  send  ") == 0
+    assert said("--dry-run")[0].count("  send  ") == 3  # the branch itself still lacks it
+    assert said()[0].startswith("published ")
+    assert said("--create-pr")[0].startswith("nothing to send, no pull request was opened: branch main of")
 
 
 def test_card_writes_the_readme(folder, capsys):

@@ -7,6 +7,7 @@ from conftest import ROOT
 LAYERS = [
     "version",
     "errors",
+    "console",
     "files",
     "bits",
     "weights",

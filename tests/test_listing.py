@@ -1,4 +1,5 @@
 import json
+import traceback
 
 import hub_server
 import pytest
@@ -7,8 +8,10 @@ from conftest import make_popup
 from hub_server import FAULTS, Fault, add_commit
 
 import rst_hub
-from rst_hub.errors import HubError
-from rst_hub.listing import Listed, near_names
+from rst_hub.errors import HubError, SettingsError
+from rst_hub.hub import load_tickets, look
+from rst_hub.listing import Listed, hub_api, near_names
+from rst_hub.publish import plan_push, push_to_hub
 
 
 @pytest.fixture(autouse=True)
@@ -146,3 +149,93 @@ def test_what_is_published_is_listed_with_its_searchs_numbers(tmp_path):
     assert (row.repo, row.architecture, row.dataset) == ("org/rst-t", "test_resnet", "digits")
     assert (row.clean_accuracy, row.robust_accuracy) == (99.0, 91.0)
     assert "eps 8/255" in row.robust_against
+
+
+def takers(folder):
+    """Return everything that takes a token, each as a function of it."""
+    ask = {"force_download": True}
+    return {
+        "from_pretrained": lambda token: rst_hub.from_pretrained("org/rst-secret", token=token, **ask),
+        "r2s_from_pretrained": lambda token: rst_hub.r2s_from_pretrained("org/rst-secret", token=token, **ask),
+        "robustbench_model": lambda token: rst_hub.robustbench_model("org/rst-secret", token=token, **ask),
+        "load_tickets": lambda token: load_tickets("org/rst-secret", token=token, **ask),
+        "look": lambda token: look("org/rst-secret", token=token, **ask),
+        "list_models": lambda token: rst_hub.list_models(token=token)[0],
+        "near_names": lambda token: near_names("org/rst-secrets", token),
+        "push_to_hub": lambda token: push_to_hub(folder, "org/rst-secret", token=token),
+        "plan_push": lambda token: plan_push(folder, "org/rst-secret", token=token),
+        "hub_api": lambda token: hub_api(token).model_info("org/rst-secret"),
+    }
+
+
+def shown(error):
+    """Return all that a traceback prints."""
+    return "".join(traceback.format_exception(error))
+
+
+def test_a_token_may_have_blanks_around_it_and_none_is_ever_printed(folder, tmp_path, monkeypatch):
+    push_to_hub(folder, "org/rst-secret", token="hf_writer", private=True)
+    every = takers(folder)
+    for call in every.values():
+        for token in ("hf_writer\n", " hf_writer ", "\thf_writer\r\n"):
+            assert call(token)
+    refused = (
+        "hf_qqq\nhf_qqq",
+        "hf_qqq qqq",
+        "hf_qqq\x00",
+        "hf_qqq\x1b[2J",
+        "hf_qqq\u00e9",
+        "hf_qqq\u2028q",
+        "\udcffqqq",
+    )
+    tried = 0
+    for name, call in every.items():
+        for token in refused:
+            with pytest.raises(SettingsError, match=r"the given token has \d+ characters") as refusal:
+                call(token)
+            assert "qqq" not in shown(refusal.value), name
+            tried += 1
+        with pytest.raises(SettingsError, match="token is of type bytes"):
+            call(b"hf_qqq")
+    assert tried == len(every) * len(refused) == 70
+    # an empty one is none at all: the environment's is sent, and nothing where there is none
+    monkeypatch.setenv("HF_TOKEN", "hf_reader\n")
+    assert [bool(call("")) for call in every.values()] == [True] * 10
+    monkeypatch.setenv("HF_TOKEN", "")
+    for token in ("", "  ", "\n", None):
+        with pytest.raises(HubError, match="or it is private"):
+            rst_hub.from_pretrained("org/rst-secret", token=token, cache_dir=tmp_path / "cache")
+    assert rst_hub.list_models(token="\n") == []
+
+
+def test_a_token_of_the_environment_that_cannot_be_one_is_refused_without_showing_it(folder, monkeypatch):
+    push_to_hub(folder, "org/rst-secret", token="hf_writer", private=True)
+    tried = 0
+    for token in ("hf_qqq qqq", "hf_qqq\u00e9", "hf_qqq\x07"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        for name, call in takers(folder).items():
+            with pytest.raises(SettingsError, match="the token of HF_TOKEN or of the login") as refusal:
+                call(None)
+            assert "qqq" not in shown(refusal.value), name
+            tried += 1
+        assert rst_hub.list_models(token=False) == []  # which sends none
+    assert tried == 30
+
+
+def test_what_a_proxy_repeats_of_a_token_is_not_passed_on(folder):
+    token = "hf_writer"
+    push_to_hub(folder, "org/rst-secret", token=token, private=True)
+    tried = 0
+    others = ("near_names", "hub_api")  # which fails silently, and is the Hub's client itself
+    for name, call in takers(folder).items():
+        if name in others:
+            continue
+        for method in ("GET", "HEAD", "POST"):
+            FAULTS.append(Fault(method, "", "echo", times=20))
+        with pytest.raises(HubError) as refusal:
+            call(token)
+        FAULTS.clear()
+        assert "Bad header: Authorization: (token)" in str(refusal.value), name
+        assert "hf_writer" not in shown(refusal.value), name
+        tried += 1
+    assert tried == 8

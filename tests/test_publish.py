@@ -1,5 +1,7 @@
 import json
 import shutil
+import tempfile
+import traceback
 
 import hub_server
 import pytest
@@ -8,7 +10,7 @@ from hub_server import FAULTS, REPOS, REQUESTS, Fault, add_commit, close_pull_re
 
 import rst_hub
 from rst_hub.errors import HubError, IntegrityError, SettingsError, TicketError
-from rst_hub.publish import plan_push, push_to_hub
+from rst_hub.publish import Pushed, plan_push, push_to_hub, pushed_to_hub
 from rst_hub.results import read_results
 from rst_hub.ticket import digest
 
@@ -60,6 +62,7 @@ def test_pushing_again_changes_nothing_and_a_new_ticket_is_all_that_is_sent(fold
     assert push(folder) == first
     assert commits() == before
     assert writes() == []
+    assert pushed_to_hub(folder, "org/rst-x", token=WRITER) == Pushed(first, "branch main", (), (), "")
     rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2)).save(folder)
     REQUESTS.clear()
     push(folder)
@@ -268,6 +271,11 @@ def test_the_recipe_gathers_describes_and_sends(tmp_path):
     }
     r2s = rst_hub.r2s_from_pretrained("org/rst-set", token=WRITER)
     assert r2s.names == ("r0.05", "r0.1")
+    before = commits("org/rst-set")
+    said = run_recipe("publish.py", "--folder", folder, "--repo", "org/rst-set", "--create-pr", **online).stdout
+    assert "nothing to send, no pull request was opened: branch main of org/rst-set holds all of" in said
+    assert "published" not in said
+    assert commits("org/rst-set") == before
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "model_cards").iterdir()))
@@ -386,3 +394,46 @@ def test_a_lost_answer_that_cannot_be_looked_up_says_so(folder, monkeypatch):
         push(folder)
     monkeypatch.setattr(publish, "_compare", compared)
     assert push(folder).endswith(head("org/rst-x"))
+
+
+def spoilt(folder):
+    """Return by name what makes a folder's push fail after it was copied, and what its error says."""
+
+    def edit(name, change):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+
+    config = json.loads((folder / "config.json").read_text())
+    config["rst"]["tickets"][0]["kept"] += 1
+    wrong = json.dumps(config).encode()
+    return {
+        "README.md": (lambda: edit("README.md", lambda _: b"# mine"), r"README\.md was written or edited by hand"),
+        "ticket": (lambda: edit("ticket-r0.1.safetensors", lambda old: old[:-1]), r"safetensors: it is not the file"),
+        "config.json": (lambda: edit("config.json", lambda _: wrong), r"safetensors: config.json says something else"),
+        "results": (lambda: edit("results/a.json", lambda _: b"[]"), r"results/a\.json is no result of"),
+        "card.json": (lambda: edit("card.json", lambda _: b'{"licence": 1}'), r"card\.json: .*'licence' is not known"),
+        "no JSON": (lambda: edit("card.json", lambda _: b"{"), r"card\.json cannot be read as JSON"),
+    }
+
+
+@pytest.mark.parametrize("what", ["README.md", "ticket", "config.json", "results", "card.json", "no JSON"])
+def test_an_error_of_a_push_names_the_users_own_folder(folder, what):
+    spoil, message = spoilt(folder)[what]
+    spoil()
+    for refused in (push, lambda *arguments: plan_push(*arguments, token=WRITER)):
+        with pytest.raises((TicketError, SettingsError), match=message) as refusal:
+            refused(folder, "org/rst-x")
+        printed = "".join(traceback.format_exception(refusal.value))
+        assert f"{folder}/" in str(refusal.value)
+        assert f"{tempfile.gettempdir()}/tmp" not in printed
+        assert printed.count("ticket/ticket-r0.1.safetensors: ") <= 1
+    assert REPOS == {}
+
+
+def test_a_push_without_a_place_for_its_copy_says_so(folder, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    with pytest.raises(SettingsError, match=r"cannot be copied to where temporary files go .*TMPDIR") as refusal:
+        push(folder)
+    assert str(folder) in str(refusal.value)
