@@ -13,6 +13,7 @@ adaptive attacks, by one who knows them all, are made whether asked for or not; 
 and on each member, in full and stopped early, for the paper's protocol of an attacker who draws one.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from guard import claim, letting_go
 from launch import main_of
 from run import check_output, make_folder, share
 from settings import BenchmarkSettings, budgets, command, parse
@@ -51,7 +53,7 @@ from rst_hub.attacks import ThreatModel
 from rst_hub.autoattack import require
 from rst_hub.data import Images
 from rst_hub.evaluate import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
-from rst_hub.files import write_json
+from rst_hub.files import append_line, write_json
 from rst_hub.flags import inspect_model, judge, probes
 from rst_hub.suite import ADAPTIVE, NamedAttack, named_attack
 
@@ -78,6 +80,7 @@ class Bench:
             tqdm.write(text)
 
 
+@letting_go
 def main(arguments: list[str]) -> None:
     """Load, attack, flag, write."""
     settings = parse(BenchmarkSettings, arguments, __doc__ or "")
@@ -86,7 +89,10 @@ def main(arguments: list[str]) -> None:
     with accelerator.main_process_first():
         victim = load_victim(settings.ticket, settings.name)
     output = Path(settings.output or default_output(victim, settings))
-    check_output(output, "benchmark", settings, accelerator.mixed_precision, free=FREE_ON_RESUME)
+    check = functools.partial(
+        check_output, output, "benchmark", settings, accelerator.mixed_precision, free=FREE_ON_RESUME
+    )
+    claim(accelerator, output, check)
     settings = with_earlier(settings, output)
     eps = budgets(settings)
     attacks = planned(settings, eps, victim)
@@ -308,11 +314,22 @@ def default_output(victim: Victim, settings: BenchmarkSettings) -> str:
     return str(Path("runs", "-".join([*parts, f"s{settings.seed}"])))
 
 
+class Lines(logging.Handler):
+    """Adds warnings to a file; one that cannot be written ends the attack, so that --resume makes it again."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add one warning."""
+        append_line(self.path, self.format(record).encode())
+
+
 @contextmanager
 def autoattack_warnings(path: Path) -> Iterator[None]:
     """Add AutoAttack's warnings to a file: they belong into the result rather than between the bars."""
-    logger, handler = logging.getLogger("auto-attack"), logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setLevel(logging.WARNING)
+    logger, handler = logging.getLogger("auto-attack"), Lines(path)
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import json
@@ -17,6 +18,7 @@ import accelerate
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
+from guard import LOCK, claim, make_accelerator
 from settings import MeasureSettings, RunSettings, SearchSettings, ratios_of, repeatable
 from tqdm import tqdm
 
@@ -79,12 +81,13 @@ def start(recipe: str, settings: RunSettings) -> Run:
     """
     # A plugin, because the plain argument gives way to an environment variable of accelerate's.
     plugin = GradientAccumulationPlugin(num_steps=settings.accumulation_steps)
-    accelerator = Accelerator(gradient_accumulation_plugin=plugin)
+    accelerator = make_accelerator(gradient_accumulation_plugin=plugin)
     parts = accelerator.num_processes * settings.accumulation_steps
     if settings.batch_size % parts:
         raise SettingsError(f"--batch-size {settings.batch_size} is no multiple of {parts} (processes x steps)")
     output = Path(settings.output or _default_output(recipe, settings))
-    check_output(output, recipe, settings, accelerator.mixed_precision, free=_FREE_ON_RESUME)
+    check = functools.partial(check_output, output, recipe, settings, accelerator.mixed_precision, free=_FREE_ON_RESUME)
+    claim(accelerator, output, check)
     with accelerator.main_process_first():  # the first reader fills the cache for the others
         columns = {"image_column": settings.image_column, "label_column": settings.label_column}
         bar = accelerator.is_main_process
@@ -254,7 +257,7 @@ def check_output(
         raise SettingsError(
             f"{output} cannot be written, because {above} is no folder to write to: choose another --output"
         )
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists() or all(path.name == LOCK for path in output.iterdir()):
         return
     path = output / "settings.json"
     try:
