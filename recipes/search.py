@@ -17,17 +17,21 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from chance import doubts
+from guard import letting_go
 from launch import main_of
 from loop import Learner, learn, measure
 from run import Run, provenance, start
 from settings import SearchSettings, parse, ratios_of
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
+from rst_hub.config import ticket_file
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.models import check_architecture, dense_bytes, describe_input, size_arguments, state_layout
 from rst_hub.ticket import digest, ticket_names
 
 
+@letting_go
 def main(arguments: list[str]) -> None:
     """Search one ticket, or a set of them one after another, and say what was found."""
     settings = parse(SearchSettings, arguments, __doc__ or "")
@@ -36,7 +40,7 @@ def main(arguments: list[str]) -> None:
     folder = run.output / "ticket"
     ratios = {f"r{ratio:g}": ratio for ratio in ratios_of(settings)}
     # Every process looks before the main one writes: each search begins with a barrier, behind this line.
-    finished = ticket_names(folder) if folder.exists() else []
+    finished = [name for name in ticket_names(folder) if is_whole(folder, name)] if folder.exists() else []
     if all(name in finished for name in ratios):
         raise SettingsError(f"{folder} is there already, so this search has ended: choose another --output")
     if settings.remaining_ratios is None:
@@ -47,6 +51,11 @@ def main(arguments: list[str]) -> None:
         report_set(run, folder)
     run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
+
+
+def is_whole(folder: Path, name: str) -> bool:
+    """Say whether a ticket that config.json lists has its file, which is written after config.json."""
+    return (folder / ticket_file(name)).exists()
 
 
 def search_set(run: Run, settings: SearchSettings, ratios: dict[str, float], finished: list[str]) -> None:
@@ -89,7 +98,7 @@ def search(run: Run, settings: SearchSettings, folder: Path) -> None:
     test = measure(run, measured, run.test, "test")
     ticket = dataclasses.replace(ticket, provenance=provenance(run, metrics, best, test))
     if run.accelerator.is_main_process:
-        check_loads_exactly(ticket, popup)
+        check_loads_exactly(ticket, popup, run.output)
         ticket.save(folder)
     run.accelerator.wait_for_everyone()
 
@@ -103,9 +112,9 @@ def check_ranks_agree(run: Run, ticket: Ticket) -> None:
         run.say(f"mask digest of process {rank}: {value}")
 
 
-def check_loads_exactly(ticket: Ticket, popup: EdgePopup) -> None:
-    """Raise RstHubError unless the ticket, saved and loaded, is the searched model's state dict bit for bit."""
-    with tempfile.TemporaryDirectory() as trial:
+def check_loads_exactly(ticket: Ticket, popup: EdgePopup, folder: Path) -> None:
+    """Raise RstHubError unless the ticket, saved in ``folder`` and loaded, is the searched state dict bit for bit."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".trial-") as trial:  # where there is room for the ticket
         loaded = from_pretrained(ticket.save(Path(trial) / "ticket")).state_dict()
     searched = popup.model.state_dict()
     if digest(searched, searched) != digest(loaded, loaded):
@@ -130,6 +139,8 @@ It loads bit for bit:
   import rst_hub
   model = rst_hub.from_pretrained("{folder}")"""
     )
+    for doubt in doubts(run, {"": results}):
+        run.say(doubt)
 
 
 def report_set(run: Run, folder: Path) -> None:
@@ -154,6 +165,8 @@ and one dense network {_dense_bytes(one):,}. They load bit for bit, one of them,
   model = rst_hub.from_pretrained("{folder}", ticket="{one.name}")
   model = rst_hub.r2s_from_pretrained("{folder}")"""
     )
+    for doubt in doubts(run, {_percent(ticket.remaining_ratio): ticket.provenance["results"] for ticket in tickets}):
+        run.say(doubt)
 
 
 def _percent(ratio: float) -> str:

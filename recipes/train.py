@@ -10,6 +10,8 @@ Data, attack, evaluation, checkpoints and command line are those of search.py. T
 import sys
 
 import torch
+from chance import doubts
+from guard import letting_go
 from launch import main_of
 from loop import Learner, learn, measure
 from run import provenance, start
@@ -19,6 +21,7 @@ from rst_hub.files import write_json
 from rst_hub.models import build_model, check_architecture, describe_input, save_dense, size_arguments
 
 
+@letting_go
 def main(arguments: list[str]) -> None:
     """Train, measure and save one dense network."""
     settings = parse(TrainSettings, arguments, __doc__ or "")
@@ -35,8 +38,8 @@ def main(arguments: list[str]) -> None:
     metrics, best = learn(run, learner)
     test = measure(run, model, run.test, "test")
 
+    origin = provenance(run, metrics, best, test)
     if run.accelerator.is_main_process:
-        origin = provenance(run, metrics, best, test)
         save_dense(model, run.output / "model", settings.model, kwargs, origin)
         write_json(run.output / "results.json", origin)
     training = "trained naturally" if settings.attack == "none" else f"trained against {settings.attack}"
@@ -47,6 +50,8 @@ A dense {settings.model}, {training}, on {test["samples"]} test images:
   PGD-20 accuracy   {test["pgd20"]:.2f} %   (Linf, eps {settings.eps:g}/255, step 2/255, one random start)
 It is in {run.output / "model"}."""
     )
+    for doubt in doubts(run, {"": origin["results"]}):
+        run.say(doubt)
     run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
 
