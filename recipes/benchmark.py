@@ -13,6 +13,7 @@ adaptive attacks, by one who knows them all, are made whether asked for or not; 
 and on each member, in full and stopped early, for the paper's protocol of an attacker who draws one.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -27,6 +28,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from guard import claim, letting_go
 from launch import main_of
 from run import WHERE_DATA_LIE, check_output, has_data, make_folder, share, to_resume
 from settings import BenchmarkSettings, budgets, command, hash_unless, parse
@@ -52,7 +54,7 @@ from rst_hub.autoattack import require
 from rst_hub.data import Images, name_of
 from rst_hub.data import fingerprint as fingerprint_of_images
 from rst_hub.evaluate import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
-from rst_hub.files import write_json
+from rst_hub.files import append_line, write_json
 from rst_hub.flags import inspect_model, judge, probes
 from rst_hub.suite import ADAPTIVE, NamedAttack, named_attack
 
@@ -79,6 +81,7 @@ class Bench:
             tqdm.write(text)
 
 
+@letting_go
 def main(arguments: list[str]) -> None:
     """Load, attack, flag, write."""
     settings = parse(BenchmarkSettings, arguments, __doc__ or "")
@@ -88,14 +91,15 @@ def main(arguments: list[str]) -> None:
         victim = load_victim(settings.ticket, settings.name)
     precision = accelerator.mixed_precision
     output = Path(settings.output or default_output(victim, settings, precision))
-    check_output(output, "benchmark", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE))
+    check = functools.partial(check_output, output, "benchmark", settings, precision)
+    claim(accelerator, output, functools.partial(check, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)))
     settings = with_earlier(settings, output)
     eps = budgets(settings)
     attacks = planned(settings, eps, victim)
     dataset, images = load_test_images(settings, [victim], accelerator)
     data = {"test": fingerprint_of_images(images)}
     moved = WHERE_DATA_LIE if has_data(output, data) else ()
-    check_output(output, "benchmark", settings, precision, free=(*FREE_ON_RESUME, *moved))
+    check(free=(*FREE_ON_RESUME, *moved))
     journal = output / "journal" / fingerprint([victim], images)
     place([victim], accelerator.device)
     make_folder(accelerator, output, "benchmark", settings, data)
@@ -317,11 +321,22 @@ def default_output(victim: Victim, settings: BenchmarkSettings, precision: str) 
     return str(to_resume(named, "benchmark", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)) or named)
 
 
+class Lines(logging.Handler):
+    """Adds warnings to a file; one that cannot be written ends the attack, so that --resume makes it again."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add one warning."""
+        append_line(self.path, self.format(record).encode())
+
+
 @contextmanager
 def autoattack_warnings(path: Path) -> Iterator[None]:
     """Add AutoAttack's warnings to a file: they belong into the result rather than between the bars."""
-    logger, handler = logging.getLogger("auto-attack"), logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setLevel(logging.WARNING)
+    logger, handler = logging.getLogger("auto-attack"), Lines(path)
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
     try:

@@ -20,11 +20,12 @@ from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, s
 from settings import RunSettings, learning_rate
 from torch import nn
 from tqdm import tqdm
+from trial import expected_end, try_forward, try_step
 
 from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, kl_pgd, pgd
 from rst_hub.data import Images, evaluation_batches, training_batches
-from rst_hub.errors import ArchitectureError, RstHubError, SettingsError
-from rst_hub.evaluate import evaluate, evaluating, join, percent
+from rst_hub.errors import RstHubError, SettingsError
+from rst_hub.evaluate import evaluate, join, percent
 from rst_hub.models import PixelModel
 from rst_hub.suite import NamedAttack
 
@@ -113,7 +114,8 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
     settings, accelerator = run.settings, run.accelerator
     torch.backends.cudnn.allow_tf32 = False  # as measure() has it; float32 is float32, and bf16 is for speed
     optimizer = make_optimizer(settings, learner.learned)
-    _try_forward(run, learner.model)
+    network = PixelModel(learner.model)
+    _try(run, network)
     saved = read_checkpoint(run)
     for each in filter(None, (run.part_of, run)):
         make_folder(accelerator, each.output, run.recipe, each.settings, run.data)
@@ -123,15 +125,14 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
     if saved is not None:
         _continue(run, learner, optimizer, average, saved)
         metrics, best = saved["metrics"], saved["best"]
-    network = PixelModel(learner.model)
-    if settings.compile:
-        network.compile()  # in place: names in state dicts stay
     network = accelerator.prepare_model(network)
     optimizer = accelerator.prepare_optimizer(optimizer)
     per_epoch = len(run.train) // settings.batch_size
-    for epoch in range(len(metrics), settings.epochs):
-        if settings.max_steps is not None and epoch * per_epoch >= settings.max_steps:
-            break
+    first, last = len(metrics), settings.epochs
+    if settings.max_steps is not None:
+        last = min(last, math.ceil(settings.max_steps / per_epoch))
+    for epoch in range(first, last):
+        started = time.monotonic()
         record = _epoch(run, learner, network, optimizer, average, epoch, per_epoch)
         _share_buffers(run, learner.model)
         state = learner.state()
@@ -148,8 +149,26 @@ def learn(run: Run, learner: Learner) -> tuple[list[dict[str, Any]], int]:
             found = {"state": state, "optimizer": optimizer.state_dict(), "metrics": metrics, "best": best}
             write_checkpoint(run, {**found, "average": {name: tensor.cpu() for name, tensor in average.items()}})
         write_metrics(run, metrics)
+        if epoch == first and epoch + 1 < last:
+            run.say(expected_end(time.monotonic() - started, last - epoch - 1, run))
     learner.restore(best)
     return metrics, max(range(len(metrics)), key=lambda i: (*_rank(metrics[i]), -i))
+
+
+def _try(run: Run, network: PixelModel) -> None:
+    """Raise RstHubError, before anything is written, unless a training step works; compile the network if need be."""
+    settings, accelerator = run.settings, run.accelerator
+    try_forward(run, network)
+    x, y = (part.chunk(settings.accumulation_steps)[0] for part in next(_training_batches(run, 0)))
+    attack = make_attack(dataclasses.replace(settings, steps=1), torch.Generator(accelerator.device).manual_seed(0))
+    attempt = functools.partial(try_step, run, network, objective=make_objective(settings))
+    attempt(attack, x=_to_device(run, x), y=y.to(accelerator.device))
+    if settings.compile:
+        network.compile()  # in place: names in state dicts stay
+        attack = attack and functools.partial(_with_frozen_weights, attack)
+        attempt(attack, x=_to_device(run, x), y=y.to(accelerator.device))
+        if accelerator.num_processes > 1:
+            torch.compiler.reset()  # what is compiled for one process is not what several share their gradients by
 
 
 def _continue(
@@ -165,19 +184,6 @@ def _continue(
         raise SettingsError(f"the checkpoint in {run.output} is of another model: start again elsewhere") from error
     write_metrics(run, saved["metrics"])
     run.say(f"resumed after epoch {len(saved['metrics'])} of {run.settings.epochs}")
-
-
-def _try_forward(run: Run, model: nn.Module) -> None:
-    """Raise ArchitectureError, before anything is written, if the model cannot take the run's images."""
-    _, x, _ = next(evaluation_batches(run.holdout, 2, image_size=run.image_size))
-    try:
-        with evaluating(model), torch.no_grad():
-            logits = PixelModel(model)(_to_device(run, x))
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-        size = f"{run.image_size} x {run.image_size}"
-        raise ArchitectureError(f"{run.settings.model} cannot take images of {size}: {error}") from error
-    if logits.shape != (len(x), len(run.train.classes)):
-        raise ArchitectureError(f"{run.settings.model} gives outputs of shape {tuple(logits.shape)}, not class logits")
 
 
 def measure(run: Run, model: nn.Module, images: Images, name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import io
 import itertools
@@ -19,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from fitting import at_one_size, fitted
+from guard import LOCK, claim, make_accelerator
 from settings import MeasureSettings, RunSettings, default_name, learning_rate, repeatable, report_all
 from tqdm import tqdm
 
@@ -90,19 +92,20 @@ def start(recipe: str, settings: RunSettings) -> Run:
     """
     # A plugin, because the plain argument gives way to an environment variable of accelerate's.
     plugin = GradientAccumulationPlugin(num_steps=settings.accumulation_steps)
-    accelerator = Accelerator(gradient_accumulation_plugin=plugin)
+    accelerator = make_accelerator(gradient_accumulation_plugin=plugin)
     parts = accelerator.num_processes * settings.accumulation_steps
     precision = accelerator.mixed_precision
     output = Path(settings.output or _default_output(recipe, settings, precision))
-    early = (*_FREE_ON_RESUME, *_FITTED)
+    check = functools.partial(check_output, output, recipe, settings, precision, free=(*_FREE_ON_RESUME, *_FITTED))
     report_all(
         [
             *_wrong(check_architecture, settings.model, {}),
             *_wrong(_check_multiple, settings.batch_size, parts),
-            *_wrong(check_output, output, recipe, settings, precision, free=early),
+            *_wrong(check),
             *_wrong(name_of, settings.dataset if settings.dataset_name is None else "named"),
         ]
     )
+    claim(accelerator, output, check)
     with accelerator.main_process_first():  # the first reader fills the cache for the others
         bar = accelerator.is_main_process
         columns: dict[str, Any] = {name: getattr(settings, name) for name in ("image_column", "label_column")}
@@ -339,7 +342,7 @@ def check_output(
         raise SettingsError(
             f"{output} cannot be written, because {above} is no folder to write to: choose another --output"
         )
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists() or all(path.name == LOCK for path in output.iterdir()):
         return
     path = output / "settings.json"
     try:

@@ -18,19 +18,22 @@ from typing import cast
 
 import torch
 from accelerate.utils import gather_object
+from chance import doubts
+from guard import letting_go
 from launch import main_of
 from loop import Learner, learn, measure
 from run import Run, epochs_of, provenance, put_aside, start
 from settings import SearchSettings, parse, ratios_of
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
-from rst_hub.config import read_config
+from rst_hub.config import read_config, ticket_file
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.files import called
 from rst_hub.models import dense_bytes, describe_input, size_arguments, state_layout
 from rst_hub.ticket import digest, ticket_names
 
 
+@letting_go
 def main(arguments: list[str]) -> None:
     """Search one ticket, or a set of them one after another, and say what was found."""
     settings = parse(SearchSettings, arguments, __doc__ or "")
@@ -53,11 +56,14 @@ def main(arguments: list[str]) -> None:
 
 
 def ended(folder: Path, epochs: int) -> list[str]:
-    """Return the names of the tickets that are found already, none of fewer epochs."""
+    """Return the names of the tickets that are found already, none of fewer epochs.
+
+    A ticket's file is written after config.json lists it: without the file it is not there yet.
+    """
     if not folder.exists():
         return []
-    tickets = read_config(folder)["rst"]["tickets"]
-    return [ticket["name"] for ticket in tickets if epochs_of(ticket["provenance"], epochs) >= epochs]
+    tickets = [one for one in read_config(folder)["rst"]["tickets"] if (folder / ticket_file(one["name"])).exists()]
+    return [one["name"] for one in tickets if epochs_of(one["provenance"], epochs) >= epochs]
 
 
 def search_set(run: Run, settings: SearchSettings, ratios: dict[str, float], finished: list[str]) -> None:
@@ -100,9 +106,8 @@ def search(run: Run, settings: SearchSettings, folder: Path) -> None:
     test = measure(run, measured, run.test, "test")
     ticket = dataclasses.replace(ticket, provenance=provenance(run, metrics, best, test))
     if run.accelerator.is_main_process:
-        check_loads_exactly(ticket, popup)
-        if folder.exists() and not ended(folder, settings.epochs):  # what a shorter search found is kept beside
-            put_aside(folder, epochs_of(read_config(folder)["rst"]["tickets"][0]["provenance"], settings.epochs))
+        check_loads_exactly(ticket, popup, run.output)
+        put_shorter_aside(folder, settings.epochs)
         ticket.save(folder)
     run.accelerator.wait_for_everyone()
 
@@ -116,9 +121,18 @@ def check_ranks_agree(run: Run, ticket: Ticket) -> None:
         run.say(f"mask digest of process {rank}: {value}")
 
 
-def check_loads_exactly(ticket: Ticket, popup: EdgePopup) -> None:
-    """Raise RstHubError unless the ticket, saved and loaded, is the searched model's state dict bit for bit."""
-    with tempfile.TemporaryDirectory() as trial, called(Path(trial) / "ticket", Path("the ticket that was found")):
+def put_shorter_aside(folder: Path, epochs: int) -> None:
+    """Keep beside what a search of fewer epochs found, if that is what the folder holds."""
+    if folder.exists():
+        before = epochs_of(read_config(folder)["rst"]["tickets"][0]["provenance"], epochs)
+        if before < epochs:
+            put_aside(folder, before)
+
+
+def check_loads_exactly(ticket: Ticket, popup: EdgePopup, folder: Path) -> None:
+    """Raise RstHubError unless the ticket, saved in ``folder`` and loaded, is the searched state dict bit for bit."""
+    found = Path("the ticket that was found")
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".trial-") as trial, called(Path(trial) / "ticket", found):
         loaded = from_pretrained(ticket.save(Path(trial) / "ticket")).state_dict()
     searched = popup.model.state_dict()
     if digest(searched, searched) != digest(loaded, loaded):
@@ -143,6 +157,8 @@ It loads bit for bit:
   import rst_hub
   model = rst_hub.from_pretrained("{folder}")"""
     )
+    for doubt in doubts(run, {"": results}):
+        run.say(doubt)
 
 
 def report_set(run: Run, folder: Path) -> None:
@@ -167,6 +183,8 @@ and one dense network {_dense_bytes(one):,}. They load bit for bit, one of them,
   model = rst_hub.from_pretrained("{folder}", ticket="{one.name}")
   model = rst_hub.r2s_from_pretrained("{folder}")"""
     )
+    for doubt in doubts(run, {_percent(ticket.remaining_ratio): ticket.provenance["results"] for ticket in tickets}):
+        run.say(doubt)
 
 
 def _percent(ratio: float) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from chance import doubts
+from guard import letting_go
 from launch import main_of
 from loop import Learner, learn, measure
 from run import epochs_of, provenance, put_aside, start
@@ -23,13 +25,15 @@ from rst_hub.files import write_json
 from rst_hub.models import build_model, describe_input, save_dense, size_arguments
 
 
+@letting_go
 def main(arguments: list[str]) -> None:
     """Train, measure and save one dense network."""
     settings = parse(TrainSettings, arguments, __doc__ or "")
     run = start("train", settings)
     settings, folder = cast(TrainSettings, run.settings), run.output / "model"
     trained = epochs_of(trained_before(folder), settings.epochs) if folder.exists() else None
-    if trained is not None and trained >= settings.epochs:
+    has_ended = trained is not None and trained >= settings.epochs
+    if has_ended and (run.output / "results.json").exists():
         raise SettingsError(f"{folder} is there already, so this training has ended: choose another --output")
 
     # timm's own architecture and initialisation; every parameter is trained.
@@ -42,11 +46,12 @@ def main(arguments: list[str]) -> None:
     metrics, best = learn(run, learner)
     test = measure(run, model, run.test, "test")
 
+    origin = provenance(run, metrics, best, test)
     if run.accelerator.is_main_process:
-        origin = provenance(run, metrics, best, test)
-        if trained is not None:  # what a shorter training made is kept beside
+        if trained is not None and not has_ended:  # what a shorter training made is kept beside
             put_aside(folder, trained)
-        save_dense(model, folder, settings.model, kwargs, origin)
+        if not has_ended:
+            save_dense(model, folder, settings.model, kwargs, origin)
         write_json(run.output / "results.json", origin)
     training = "trained naturally" if settings.attack == "none" else f"trained against {settings.attack}"
     run.say(
@@ -56,6 +61,8 @@ A dense {settings.model}, {training}, on {test["samples"]} test images:
   PGD-20 accuracy   {test["pgd20"]:.2f} %   (Linf, eps {settings.eps:g}/255, step 2/255, one random start)
 It is in {run.output / "model"}."""
     )
+    for doubt in doubts(run, {"": origin["results"]}):
+        run.say(doubt)
     run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
 

@@ -11,6 +11,7 @@ beside the full attack. The run's folder holds ``transfer.json``, ``transfer.png
 """
 
 import functools
+import io
 import json
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from guard import claim, letting_go
 from launch import main_of
 from run import WHERE_DATA_LIE, check_output, has_data, make_folder, share, to_resume
 from settings import TransferSettings, budgets, command, hash_unless, parse
@@ -50,6 +52,7 @@ PROTOCOLS = {"full": "full attack", "paper": "each sample stopped once it fools 
 TITLES = {"full": "full attack", "paper": "paper protocol"}
 
 
+@letting_go
 def main(arguments: list[str]) -> None:
     """Load the networks, craft on each and test on all, write and draw."""
     settings = parse(TransferSettings, arguments, __doc__ or "")
@@ -63,9 +66,10 @@ def main(arguments: list[str]) -> None:
         raise SettingsError(f"--tickets {settings.tickets}: give two networks or more, or a folder of several tickets")
     size = victims[0].input_cfg["input_size"][-1]
     attack = named_attack(settings.attack, ThreatModel(settings.norm, eps / 255), size)
-    output = Path(settings.output or default_output(settings, eps, accelerator.mixed_precision))
     precision = accelerator.mixed_precision
-    check_output(output, "transfer", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE))
+    output = Path(settings.output or default_output(settings, eps, precision))
+    check = functools.partial(check_output, output, "transfer", settings, precision)
+    claim(accelerator, output, functools.partial(check, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)))
     if (output / "journal").exists():  # what it had is measured again, which costs nothing
         paper = any((output / "journal").glob("*/paper"))
         settings = replace(settings, paper_protocol=paper or settings.paper_protocol)
@@ -75,7 +79,7 @@ def main(arguments: list[str]) -> None:
     dataset, images = load_test_images(settings, victims, accelerator)
     data = {"test": fingerprint_of_images(images)}
     moved = WHERE_DATA_LIE if has_data(output, data) else ()
-    check_output(output, "transfer", settings, precision, free=(*FREE_ON_RESUME, *moved))
+    check(free=(*FREE_ON_RESUME, *moved))
     place(victims, accelerator.device)
     make_folder(accelerator, output, "transfer", settings, data)
 
@@ -192,9 +196,9 @@ def draw(result: dict[str, Any], labels: list[str], path: Path) -> None:
     budget = "" if attack["eps_over_255"] is None else f", {attack['norm']}, eps {attack['eps_over_255']:g}/255"
     figure.suptitle(f"{attack['name']}{budget}; accuracy in % on {data['samples']} test images of {data['name']}")
     figure.colorbar(image, ax=list(panels), shrink=0.8)
-    beside = path.with_name(f".{path.name}")
-    figure.savefig(beside, dpi=120, format="png")
-    beside.replace(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    write_file(path, drawn.getvalue())
 
 
 def default_output(settings: TransferSettings, eps: float, precision: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from guard import make_accelerator
 from run import device_name, versions
 from settings import MeasureSettings
 from torch import nn
@@ -59,7 +60,7 @@ class Victim:
 
 def several_processes() -> Accelerator:
     """Return an Accelerator whose processes may wait for each other for days: attacks take unequally long."""
-    return Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
+    return make_accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))])
 
 
 def load_victim(source: str, name: str | None = None) -> Victim:

@@ -171,7 +171,8 @@ def add_entry(folder: Path, config: dict[str, Any], entry: dict[str, Any], prese
             raise TicketError(f"{folder} holds tickets of another input or other labels: save to another folder")
         others = [other for other in present["rst"]["tickets"] if other["name"] != entry["name"]]
         same = [other for other in present["rst"]["tickets"] if other["name"] == entry["name"]]
-        if same and same[0]["sha256"] != entry["sha256"]:
+        # one without its file is of a save that died before it wrote it
+        if same and same[0]["sha256"] != entry["sha256"] and (folder / same[0]["file"]).exists():
             raise TicketError(f"{folder} already holds another ticket {entry['name']}: save to another folder or name")
     config["rst"]["tickets"] = [*others, entry]
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from .attacks import Attack, Model, Victim, check_input, logits_of, members_of, norm_of
 from .errors import DataError, RstHubError, SettingsError
+from .files import append_line
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 NumberedBatches = Iterable[tuple[int, torch.Tensor, torch.Tensor]]
@@ -360,9 +361,7 @@ def _check_pixels(x: torch.Tensor) -> None:
 
 
 def _append(journal: Path, outcome: BatchOutcome) -> None:
-    with journal.open("ab+") as file:
-        torn = file.tell() > 0 and (file.seek(-1, 2), file.read(1))[1] != b"\n"
-        file.write((b"\n" if torn else b"") + json.dumps(dataclasses.asdict(outcome)).encode() + b"\n")
+    append_line(journal, json.dumps(dataclasses.asdict(outcome)).encode())
 
 
 def _stopped_early(attack: Attack) -> Attack:

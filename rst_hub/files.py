@@ -193,7 +193,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in contents}
     try:
         for path, content in contents.items():
-            with called(beside[path], path):
+            with naming(path):
                 beside[path].write_bytes(content)
         for path in contents:
             with called(beside[path], path):
@@ -201,6 +201,34 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     finally:
         for path in beside.values():
             path.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, whole or not at all; one that an interruption tore before it is ended first.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    with naming(path), path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        torn = size > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        rest = memoryview((b"\n" if torn else b"") + line + b"\n")
+        try:
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError say which file it is about: that of a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 @contextmanager

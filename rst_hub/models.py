@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from . import cifar as cifar  # registers the paper's networks with timm
 from .errors import ArchitectureError, SettingsError, TicketError, cause, foreign, nearest, printable
-from .files import check_fetched, given_path, new_folder, write_json
+from .files import check_fetched, given_path, new_folder, write_file, write_json
 from .roles import make_neutral, maskable_weights, turn_off_dropout
 from .standardised import standardise_over_kept
 from .weights import Init, SeededTensor
@@ -502,7 +502,8 @@ def save_dense(
     with new_folder(Path(folder)) as beside:
         config = dense_config(model, architecture, timm_kwargs)
         write_json(beside / "config.json", config | ({"provenance": dict(provenance)} if provenance else {}))
-        safetensors.torch.save_file(tensors, beside / "model.safetensors", metadata={"format": "pt"})
+        # its bytes rather than save_file, whose error on a full disk is none that Python knows
+        write_file(beside / "model.safetensors", safetensors.torch.save(tensors, metadata={"format": "pt"}))
 
 
 def load_dense(folder: str | Path) -> nn.Module:
