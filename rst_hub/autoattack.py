@@ -62,8 +62,9 @@ def autoattack(
     if not len(x) or threat_model.eps == 0:
         return x.clone()
     seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device)) if generator else 0
-    attacked, pixels = _Attacked(model), x.contiguous()
+    pixels = x.contiguous()
     with evaluating(model), _left_alone(model, x.device):
+        attacked = _Attacked(model).eval()  # like the model, which is put back
         classes = attacked(pixels[:1]).shape[1]
         require(classes)
         stepped = unchecked(fgsm)(attacked, pixels, y, threat_model)

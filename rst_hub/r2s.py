@@ -35,6 +35,9 @@ def _uncompiled(recursive: bool = True) -> Any:
     return lambda function: disable(function, **options)
 
 
+_is_exporting: Any = getattr(torch.compiler, "is_exporting", lambda: False)  # from torch 2.7 on
+
+
 class R2S(nn.Module):
     """Random switch between tickets: a module that takes what the timm model takes, and draws who answers.
 
@@ -123,18 +126,21 @@ class R2S(nn.Module):
         """Stay in eval mode, whatever ``mode`` is; a member of its own can be trained if it is materialised."""
         return super().train(False)
 
-    @_uncompiled(recursive=False)  # the members are compiled each
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits (N, classes) of inputs (N, C, H, W), each by a member drawn for it, or one for all.
 
         Raises:
             SettingsError: the forward is being traced or exported, which would draw once and for all.
         """
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_tracing() or _is_exporting():
             raise SettingsError(
                 "an R2S cannot be traced or exported, because its draw would be the same in every run: trace or export "
-                "the members one by one (materialised=True)"
+                "the members one by one, made with materialised=True"
             )
+        return self._switched(x)
+
+    @_uncompiled(recursive=False)  # the members are compiled each
+    def _switched(self, x: torch.Tensor) -> torch.Tensor:
         if self.per == "batch" or len(x) < 2:
             return self.logits_of(x, int(self.draw(1)))
         drawn = self.draw(len(x))
