@@ -62,13 +62,16 @@ Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
 
 
 def checked(attack: Function) -> Function:
-    """Return an attack of (model, x, y, ...) that refuses what :func:`checking` does, and warns of an R2S.
+    """Return an attack of (model, x, y, threat model) that refuses what :func:`checking` does, and warns of an R2S.
 
     That asks the device for values. :func:`unchecked` gives the attack itself.
     """
 
     @functools.wraps(attack)
     def on_checked(model: Victim, x: torch.Tensor, y: torch.Tensor, *arguments: Any, **settings: Any) -> torch.Tensor:
+        for budget in (*arguments[:1], settings.get("threat_model")):
+            if not isinstance(budget, ThreatModel | None):
+                raise SettingsError(f"threat model {budget!r}: give one such as ThreatModel('Linf', 8 / 255)")
         with checking(x, y):
             warn_of_draws(model)
             return attack(model, x, y, *arguments, **settings)
@@ -264,6 +267,8 @@ def kl_pgd(
     return point
 
 
+@checked
+@torch.no_grad()
 def cw_linf(
     model: Victim,
     x: torch.Tensor,
@@ -285,7 +290,7 @@ def cw_linf(
     """
     if threat_model.norm != "Linf":
         raise SettingsError(f"cw_linf with a budget in {threat_model.norm}: give one in Linf, or pgd(loss='margin')")
-    return pgd(
+    return unchecked(pgd)(
         model,
         x,
         y,

@@ -122,7 +122,7 @@ class PixelModel(nn.Module):
                 "pixels would be normalised twice: give the model that is inside, or use it as it is"
             )
         self.model = model
-        device = next((tensor.device for tensor in _tensors_of(model)), None)
+        device = next((tensor.device for tensor in _tensors_of(model)), torch.device("cpu"))
         for name, given in (("mean", mean), ("std", std)):
             values = _channel_values(name, _own_values(model, name) if given is None else given)
             self.register_buffer(name, values.to(device).view(1, -1, 1, 1), persistent=False)

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import rst_hub
 from rst_hub import PixelModel, ThreatModel
 from rst_hub.attacks import kl_pgd, unchecked
-from rst_hub.errors import DataError
+from rst_hub.errors import DataError, SettingsError
 from rst_hub.evaluate import evaluate, outcomes
 from rst_hub.flags import inspect_model, probes
 from rst_hub.suite import NAMES, named_attack
@@ -123,6 +123,14 @@ def test_nothing_public_is_forgotten():
 def _attacks(function):
     first = list(inspect.signature(function).parameters)[:2]
     return first[:1] in (["model"], ["models"]) and first[1:] in (["x"], ["batches"])
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("cw_l2", *EXTRA)])
+def test_a_budget_that_is_no_threat_model_is_refused(name):
+    attack = getattr(rst_hub, name, kl_pgd)
+    for given, named in (((8 / 255,), {}), ((), {"threat_model": 8 / 255}), (("Linf",), {})):
+        with pytest.raises(SettingsError, match=r"threat model .*: give one such as ThreatModel\('Linf', 8 / 255\)"):
+            attack(Net(), *samples(), *given, **named)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
