@@ -69,7 +69,7 @@ def arc(
 
     Raises:
         SettingsError: steps or targets below 1, a negative step size, or an empty list.
-        DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
+        DataError: pixels or labels that :func:`rst_hub.attacks.checking` refuses.
         RstHubError: logits or gradients that are not finite, no class logits, or cut off from the input's gradient.
     """
     step_size = arc_step(threat_model) if step_size is None else step_size

@@ -5,7 +5,8 @@ normalisation is its own affair. What comes back has the shape and dtype of ``x`
 of ``x``, whatever precision the model computes in, and carries no gradient. Each sample is attacked on its own: losses
 are summed, never averaged over samples. Only the input's gradient is computed; the model's parameters, buffers and
 modes are left alone, apart from what a forward in train mode does to batch norm. Samples that do not fit into memory
-together go through a model in eval mode in parts, see :func:`in_parts`.
+together go through a model in eval mode in parts, see :func:`in_parts`. Every attack first looks at what it is given,
+as the evaluator does, see :func:`checking`: other integers than int64 are refused as labels, never cast.
 
 Where a model is asked for, a list of models stands for a randomised one that draws a member for each sample. The
 attacker then knows them all: the loss is its exact expectation over the members, none of them drawn (EOT; Athalye et
@@ -198,7 +199,7 @@ def pgd(
     Raises:
         SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep``, ``loss`` or
             ``average``, or several restarts of the same start or with ``keep="last"`` or "first".
-        DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
+        DataError: pixels or labels that :func:`checking` refuses.
         RstHubError: logits that are not finite, no class logits, or cut off from the input's gradient. Where the
             gradient is not finite, what comes back is NaN, which no accuracy is measured on.
     """
@@ -374,7 +375,7 @@ def cw_l2(
 
 
 def check_batch(model: Victim, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Raise what :func:`checking` does, labels that the model has no logit for included: it is asked about a sample."""
+    """Raise what :func:`checking` does, and DataError for labels without a logit: ``model`` is asked about a sample."""
     with torch.no_grad(), checking(x, y):
         if len(y):
             logits_of(model, x[:1])

@@ -83,7 +83,7 @@ def bandits(
 
     Raises:
         SettingsError: a setting is out of range, or ``queries`` is of another type or shape.
-        DataError: ``x`` is not float32 of four dimensions, or ``y`` not one int64 label a sample.
+        DataError: pixels or labels that :func:`rst_hub.attacks.checking` refuses, or ``x`` is not of four dimensions.
         RstHubError: the model's logits are not finite.
     """
     given = {"image_lr": image_lr, "fd_eta": fd_eta, "online_lr": online_lr, "exploration": exploration}

@@ -1,7 +1,8 @@
 """Clean and robust accuracy, from what an attack makes of each sample.
 
 A model is evaluated in eval mode and every one of its modules put back as it was. A list of models stands for a
-randomised one, as in :mod:`rst_hub.attacks`: its accuracy is the exact expectation over the members, never a draw.
+randomised one, as in :mod:`rst_hub.attacks`: its accuracy is the exact expectation over the members, never a draw. An
+R2S as one model would be measured by its draws, and look better than it is: a UserWarning points to its members.
 Batches are numbered, and each has random numbers of its own that it gives to an attack with a ``generator``, so that
 neither the number of processes nor an interruption changes an answer, and every call gives the same one.
 """
@@ -88,7 +89,7 @@ def clean_accuracy(model: Victim, batches: Batches) -> float:
         batches: (pixels float32 (N, C, H, W) in [0, 1], labels int64 (N,)), on the model's device.
 
     Raises:
-        DataError: no samples, pixels outside [0, 1], or labels that the model has no logit for.
+        DataError: no samples, or pixels or labels that :func:`rst_hub.attacks.checking` refuses.
         RstHubError: a logit is not finite.
     """
     return percent(outcomes(model, batches))
