@@ -22,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 from trial import expected_end, try_forward, try_step
 
-from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, kl_pgd, pgd
+from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, kl_pgd, pgd, unchecked
 from rst_hub.data import Images, evaluation_batches, training_batches
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.evaluate import evaluate, join, percent
@@ -60,7 +60,10 @@ class Learner:
 
 
 def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Attack | None:
-    """Return the attack to train against (paper, sections 3.2 and 4.6), or None for natural training."""
+    """Return the attack to train against (paper, sections 3.2 and 4.6), or None for natural training.
+
+    Unchecked, since images from 0 to 255 become its pixels and their classes its labels: a check waits for the device.
+    """
     threat_model = ThreatModel("Linf", settings.eps / 255)
     steps, step_size = (settings.steps, 2 / 255) if settings.attack == "pgd" else (1, 1.25 * threat_model.eps)
     step_size = step_size if settings.step_size is None else settings.step_size / 255
@@ -68,14 +71,16 @@ def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Att
         return None
     if settings.loss == "trades":
         return functools.partial(
-            kl_pgd, threat_model=threat_model, steps=steps, step_size=step_size, generator=generator
+            unchecked(kl_pgd), threat_model=threat_model, steps=steps, step_size=step_size, generator=generator
         )
     if settings.attack == "fgsm":
-        return functools.partial(fgsm, threat_model=threat_model)
+        return functools.partial(unchecked(fgsm), threat_model=threat_model)
     if settings.attack == "fgsm-rs":
-        return functools.partial(fgsm_rs, threat_model=threat_model, step_size=step_size, generator=generator)
+        return functools.partial(
+            unchecked(fgsm_rs), threat_model=threat_model, step_size=step_size, generator=generator
+        )
     return functools.partial(
-        pgd, threat_model=threat_model, steps=steps, step_size=step_size, keep="last", generator=generator
+        unchecked(pgd), threat_model=threat_model, steps=steps, step_size=step_size, keep="last", generator=generator
     )
 
 

@@ -16,7 +16,7 @@ from .attacks import (
     ThreatModel,
     Victim,
     check_finite,
-    check_input,
+    checked,
     finite_logits_of,
     in_parts,
     input_gradient,
@@ -29,6 +29,7 @@ from .attacks import random_start as draw_start
 from .errors import SettingsError
 
 
+@checked
 @torch.no_grad()
 def arc(
     model: Victim,
@@ -68,12 +69,11 @@ def arc(
 
     Raises:
         SettingsError: steps or targets below 1, a negative step size, or an empty list.
-        DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
+        DataError: pixels or labels that :func:`rst_hub.attacks.checking` refuses.
         RstHubError: logits or gradients that are not finite, no class logits, or cut off from the input's gradient.
     """
     step_size = arc_step(threat_model) if step_size is None else step_size
     _check_arc(steps, step_size, targets)
-    check_input(x, y)
     members = members_of(model)
     found, fewest = x.clone(), _right(members, x, y)
     point, right = x.clone(), fewest.clone()

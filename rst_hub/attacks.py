@@ -5,7 +5,8 @@ normalisation is its own affair. What comes back has the shape and dtype of ``x`
 of ``x``, whatever precision the model computes in, and carries no gradient. Each sample is attacked on its own: losses
 are summed, never averaged over samples. Only the input's gradient is computed; the model's parameters, buffers and
 modes are left alone, apart from what a forward in train mode does to batch norm. Samples that do not fit into memory
-together go through a model in eval mode in parts, see :func:`in_parts`.
+together go through a model in eval mode in parts, see :func:`in_parts`. Every attack first looks at what it is given,
+as the evaluator does, see :func:`checking`: other integers than int64 are refused as labels, never cast.
 
 Where a model is asked for, a list of models stands for a randomised one that draws a member for each sample. The
 attacker then knows them all: the loss is its exact expectation over the members, none of them drawn (EOT; Athalye et
@@ -16,10 +17,12 @@ members' mean logits or mean probabilities; :mod:`rst_hub.adaptive` goes for one
 import functools
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,6 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 from .errors import DataError, RstHubError, SettingsError
+from .r2s import warn_of_draws
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 Victim = Model | Sequence[Model] | nn.ModuleList
@@ -55,14 +59,41 @@ class ThreatModel:
             )
 
 
+Function = TypeVar("Function", bound=Callable[..., torch.Tensor])
+
+
+def checked(attack: Function) -> Function:
+    """Return an attack of (model, x, y, threat model) that refuses what :func:`checking` does, and warns of an R2S.
+
+    That asks the device for values. :func:`unchecked` gives the attack itself.
+    """
+
+    @functools.wraps(attack)
+    def on_checked(model: Victim, x: torch.Tensor, y: torch.Tensor, *arguments: Any, **settings: Any) -> torch.Tensor:
+        for budget in (*arguments[:1], settings.get("threat_model")):
+            if not isinstance(budget, ThreatModel | None):
+                raise SettingsError(f"threat model {budget!r}: give one such as ThreatModel('Linf', 8 / 255)")
+        with checking(x, y):
+            warn_of_draws(model)
+            return attack(model, x, y, *arguments, **settings)
+
+    return cast(Function, on_checked)
+
+
+def unchecked(attack: Function) -> Function:
+    """Return an attack without its checks, for a loop that has checked its data and must not wait for the device."""
+    return cast(Any, attack).__wrapped__
+
+
+@checked
 @torch.no_grad()
 def fgsm(model: Victim, x: torch.Tensor, y: torch.Tensor, threat_model: ThreatModel) -> torch.Tensor:
     """Fast gradient sign method: one step of size eps from ``x`` itself (Goodfellow et al., 2015)."""
-    check_input(x, y)
     gradient, _ = _gradient(model, x, y, averaged)
     return project(x + threat_model.eps * _direction(gradient, threat_model.norm), x, threat_model)
 
 
+@checked
 @torch.no_grad()
 def fgsm_rs(
     model: Victim,
@@ -74,7 +105,6 @@ def fgsm_rs(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """FGSM from a random start, one step of size 1.25 eps unless given (Wong et al., 2020; paper, section 4.1)."""
-    check_input(x, y)
     step_size = 1.25 * threat_model.eps if step_size is None else step_size
     if not 0 <= step_size < math.inf:
         raise SettingsError(f"fgsm_rs with step_size={step_size}: give 0 or more")
@@ -124,6 +154,7 @@ def averaged(
     return loss(together.log_softmax(2).logsumexp(0), y)
 
 
+@checked
 @torch.no_grad()
 def pgd(
     model: Victim,
@@ -168,13 +199,12 @@ def pgd(
     Raises:
         SettingsError: steps or restarts below 1, a negative step size, an unknown ``keep``, ``loss`` or
             ``average``, or several restarts of the same start or with ``keep="last"`` or "first".
-        DataError: ``x`` is not float32, or ``y`` not one int64 label a sample.
+        DataError: pixels or labels that :func:`checking` refuses.
         RstHubError: logits that are not finite, no class logits, or cut off from the input's gradient. Where the
             gradient is not finite, what comes back is NaN, which no accuracy is measured on.
     """
     step_size = threat_model.eps / 4 if step_size is None else step_size
     _check_pgd(steps, restarts, step_size, random_start, keep, loss, average)
-    check_input(x, y)
     climb = functools.partial(averaged, loss=LOSSES[loss], average=average)
     compares, stops = keep in ("best", "enough"), keep in ("first", "enough")
     kept = _Kept(x, y, climb if compares else None)
@@ -194,6 +224,7 @@ def pgd(
     return kept.found()
 
 
+@checked
 @torch.no_grad()
 def kl_pgd(
     model: Model,
@@ -228,7 +259,6 @@ def kl_pgd(
         raise SettingsError(
             f"kl_pgd with steps={steps}, step_size={step_size}: give a whole number from 1 on, and 0 or more"
         )
-    check_input(x, y)
     with torch.enable_grad():  # in autocast, torch 2.6 would keep weights cast without a gradient for the training step
         clean = logits_of(model, x)[0].detach().log_softmax(1)
     point = random_start(x, threat_model, generator)
@@ -238,6 +268,8 @@ def kl_pgd(
     return point
 
 
+@checked
+@torch.no_grad()
 def cw_linf(
     model: Victim,
     x: torch.Tensor,
@@ -259,7 +291,7 @@ def cw_linf(
     """
     if threat_model.norm != "Linf":
         raise SettingsError(f"cw_linf with a budget in {threat_model.norm}: give one in Linf, or pgd(loss='margin')")
-    return pgd(
+    return unchecked(pgd)(
         model,
         x,
         y,
@@ -274,6 +306,7 @@ def cw_linf(
     )
 
 
+@checked
 @torch.no_grad()
 def cw_l2(
     model: Victim,
@@ -313,7 +346,6 @@ def cw_l2(
             f"cw_l2 with search_steps={search_steps}, steps={steps}, initial_const={initial_const}, "
             f"learning_rate={learning_rate}, confidence={confidence}: give at least 1, 1, above 0, above 0, at least 0"
         )
-    check_input(x, y)
     inside = torch.atanh((2 * x - 1) * 0.999999)  # black and white would be infinitely far away
     origin = _from_tanh_space(inside)
     found, shortest, most = x.clone(), x.new_full((len(x),), math.inf), torch.zeros_like(y)
@@ -342,19 +374,87 @@ def cw_l2(
 # What these and the black-box attacks share
 
 
-def check_input(x: torch.Tensor, y: torch.Tensor) -> None:
-    """Raise DataError unless ``x`` is float32 with a batch dimension and ``y`` holds one int64 label a sample.
+def check_batch(model: Victim, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise what :func:`checking` does, and DataError for labels without a logit: ``model`` is asked about a sample."""
+    with torch.no_grad(), checking(x, y):
+        if len(y):
+            logits_of(model, x[:1])
 
-    The budget is kept in float32: pixels and perturbation in bfloat16 would break it by half a pixel level.
+
+@contextmanager
+def checking(x: torch.Tensor, y: torch.Tensor) -> Iterator[None]:
+    """Let an attack on these pixels and labels, or a measurement on them, happen inside.
+
+    The first logits that a model gives inside, see :func:`logits_of`, say whether it has one for every label: black-box
+    attacks count their queries, so that no model is asked only for that.
+
+    Args:
+        x: pixels in [0, 1], float32, (N, C, H, W), or (N, features) for a model of such.
+        y: labels, int64, (N,), from 0 to below the number of logits, on the device of ``x``.
+
+    Raises:
+        DataError: they are not like that.
+    """
+    check_input(x, y)
+    check_pixels(x)
+    low, high = (int(value) for value in y.aminmax()) if len(y) else (0, -1)
+    if low < 0:
+        raise DataError(f"labels reach from {low} to {high}: give labels from 0 to below the number of logits")
+    outer = _HIGHEST.set(high)
+    try:
+        yield
+    finally:
+        _HIGHEST.reset(outer)
+
+
+_HIGHEST: ContextVar[int] = ContextVar("the highest label that is looked up in logits", default=-1)
+
+
+def check_input(x: torch.Tensor, y: torch.Tensor) -> None:
+    """Raise DataError unless ``x`` is float32 (N, C, H, W) or (N, features), and ``y`` one int64 label a sample.
+
+    The budget is kept in float32: pixels and perturbation in bfloat16 would break it by half a pixel level. No value is
+    looked at.
     """
     if not isinstance(x, torch.Tensor) or not isinstance(y, torch.Tensor):
-        raise DataError(f"pixels are a {type(x).__name__}, labels a {type(y).__name__}: give tensors")
-    if x.dtype != torch.float32 or x.ndim < 2:
-        raise DataError(f"pixels of {x.dtype} and shape {tuple(x.shape)}: give float32 of shape (N, C, H, W)")
-    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise DataError(
-            f"labels of {y.dtype} and shape {tuple(y.shape)} for {len(x)} samples: give int64 of shape (N,)"
+            f"pixels are a {type(x).__name__}, labels a {type(y).__name__}: give tensors, as in torch.from_numpy(x)"
         )
+    if x.dtype != torch.float32:
+        how = "x.float()" if x.is_floating_point() else "x.float() / 255"
+        raise DataError(f"pixels of {x.dtype} and shape {tuple(x.shape)}: give float32 from 0 to 1, as in {how}")
+    if (problem := _layout_problem(x, y)) is not None:
+        raise DataError(f"pixels of shape {tuple(x.shape)} {problem}")
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        how = "y.argmax(1)" if y.ndim == 2 else "y.long()"
+        raise DataError(
+            f"labels of {y.dtype} and shape {tuple(y.shape)} for {len(x)} samples: give int64 of shape (N,), as in "
+            f"{how}"
+        )
+    if x.device != y.device:
+        raise DataError(f"pixels are on {x.device}, labels on {y.device}: move both to the model's device")
+
+
+def _layout_problem(x: torch.Tensor, y: torch.Tensor) -> str | None:
+    """Return what is wrong with the order of pixels of this shape, and what to do; None where nothing is."""
+    if x.ndim == 3 and y.shape == x.shape[:1]:
+        return "have no channels: give (N, C, H, W), as in x.unsqueeze(1)"
+    if x.ndim == 3:
+        return "have no batch dimension: give (N, C, H, W), as in x.unsqueeze(0) with y of shape (1,)"
+    if x.ndim not in (2, 4):
+        return "are no images: give (N, C, H, W)"
+    *sides, last = x.shape[1:]
+    if x.ndim == 4 and min(sides) > 4 and (last in (3, 4) or (last == 1 and sides[0] == sides[1])):
+        return "are channels-last: give (N, C, H, W), as in x.permute(0, 3, 1, 2)"
+    return None
+
+
+def check_pixels(x: torch.Tensor) -> None:
+    """Raise DataError unless all pixels are numbers from 0 to 1."""
+    low, high = (float(value) for value in x.detach().aminmax()) if x.numel() else (0.0, 1.0)
+    if not (low >= 0 and high <= 1):
+        how = ", as in x / 255" if low >= 0 and 1 < high <= 255 else ""
+        raise DataError(f"pixels reach from {low:g} to {high:g}: give pixels in [0, 1]{how}")
 
 
 def members_of(model: Victim) -> list[Any]:
@@ -425,6 +525,7 @@ def logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
 
     Raises:
         RstHubError: a member gives something else, or other classes than the first.
+        DataError: inside of :func:`checking`, a label has no logit.
     """
     if torch.is_grad_enabled():  # which hold on to every part
         return _logits_of(model, x)
@@ -438,6 +539,8 @@ def _logits_of(model: Victim, x: torch.Tensor) -> list[torch.Tensor]:
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape != (len(x), *classes):
             what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise RstHubError(f"a model gives {what} for {len(x)} samples: it must give logits of shape (N, classes)")
+        if logits.shape[1] <= _HIGHEST.get():
+            raise DataError(f"labels reach to {_HIGHEST.get()}; the model has {logits.shape[1]} logits")
     return [_at_least_float32(logits) for logits in outputs]
 
 

@@ -9,13 +9,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attacks import ThreatModel, Victim, check_input, fgsm, logits_of, members_of, project
+from .attacks import (
+    ThreatModel,
+    Victim,
+    checked,
+    fgsm,
+    logits_of,
+    members_of,
+    project,
+    unchecked,
+)
 from .errors import RstHubError, SettingsError
 from .evaluate import evaluating
 
 VERSIONS = ("standard", "rand")
 
 
+@checked
 @torch.no_grad()
 def autoattack(
     model: Victim,
@@ -49,15 +59,16 @@ def autoattack(
     package = _package()
     if version not in VERSIONS:
         raise SettingsError(f"AutoAttack version {version!r} is not known; give 'standard' or 'rand'")
-    check_input(x, y)
     if not len(x) or threat_model.eps == 0:
         return x.clone()
     seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device)) if generator else 0
-    attacked, pixels = _Attacked(model), x.contiguous()
+    pixels = x.contiguous()
     with evaluating(model), _left_alone(model, x.device):
+        attacked = _Attacked(model).eval()  # like the model, which is put back
         classes = attacked(pixels[:1]).shape[1]
         require(classes)
-        if not bool(fgsm(attacked, pixels, y, threat_model).isfinite().all()):  # APGD would stand still in silence
+        stepped = unchecked(fgsm)(attacked, pixels, y, threat_model)
+        if not bool(stepped.isfinite().all()):  # APGD would stand still in silence
             raise RstHubError("the model's input gradient is not finite: its precision is too low, or it has diverged")
         adversary = package.AutoAttack(
             attacked, norm=threat_model.norm, eps=threat_model.eps, version=version, seed=seed, device=x.device

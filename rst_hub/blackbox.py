@@ -16,7 +16,7 @@ from torch.nn import functional
 from .attacks import (
     ThreatModel,
     Victim,
-    check_input,
+    checked,
     cross_entropy,
     finite_logits_of,
     margin,
@@ -38,6 +38,7 @@ _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After so many squares the share of pixels in one is halved: the schedule of Square's 10,000 queries."""
 
 
+@checked
 @torch.no_grad()
 def bandits(
     model: Victim,
@@ -82,7 +83,7 @@ def bandits(
 
     Raises:
         SettingsError: a setting is out of range, or ``queries`` is of another type or shape.
-        DataError: ``x`` is not float32 of four dimensions, or ``y`` not one int64 label a sample.
+        DataError: pixels or labels that :func:`rst_hub.attacks.checking` refuses, or ``x`` is not of four dimensions.
         RstHubError: the model's logits are not finite.
     """
     given = {"image_lr": image_lr, "fd_eta": fd_eta, "online_lr": online_lr, "exploration": exploration}
@@ -120,6 +121,7 @@ def default_tile(side: int) -> int:
     return 50 if side >= 128 else 20 if side >= 32 else side
 
 
+@checked
 @torch.no_grad()
 def square(
     model: Victim,
@@ -187,8 +189,7 @@ def square(
 
 
 def _counter(x: torch.Tensor, y: torch.Tensor, queries: torch.Tensor | None) -> torch.Tensor:
-    """Check the input, and return zeros to count each sample's queries in: ``queries`` itself if given."""
-    check_input(x, y)
+    """Check that there are images, and return zeros to count each sample's queries in: ``queries`` itself if given."""
     if x.ndim != 4 or not x.shape[1:].numel():
         raise DataError(f"pixels of shape {tuple(x.shape)}: give (N, C, H, W)")
     if queries is None:

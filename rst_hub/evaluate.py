@@ -1,7 +1,8 @@
 """Clean and robust accuracy, from what an attack makes of each sample.
 
 A model is evaluated in eval mode and every one of its modules put back as it was. A list of models stands for a
-randomised one, as in :mod:`rst_hub.attacks`: its accuracy is the exact expectation over the members, never a draw.
+randomised one, as in :mod:`rst_hub.attacks`: its accuracy is the exact expectation over the members, never a draw. An
+R2S as one model would be measured by its draws, and look better than it is: a UserWarning points to its members.
 Batches are numbered, and each has random numbers of its own that it gives to an attack with a ``generator``, so that
 neither the number of processes nor an interruption changes an answer, and every call gives the same one.
 """
@@ -23,9 +24,19 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from .attacks import Attack, Model, Victim, check_input, logits_of, members_of, norm_of
+from .attacks import (
+    Attack,
+    Model,
+    Victim,
+    check_batch,
+    check_pixels,
+    logits_of,
+    members_of,
+    norm_of,
+)
 from .errors import DataError, RstHubError, SettingsError
 from .files import append_line
+from .r2s import warned_of_draws
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 NumberedBatches = Iterable[tuple[int, torch.Tensor, torch.Tensor]]
@@ -79,7 +90,7 @@ def clean_accuracy(model: Victim, batches: Batches) -> float:
         batches: (pixels float32 (N, C, H, W) in [0, 1], labels int64 (N,)), on the model's device.
 
     Raises:
-        DataError: no samples, pixels outside [0, 1], or labels that the model has no logit for.
+        DataError: no samples, or pixels or labels that :func:`rst_hub.attacks.checking` refuses.
         RstHubError: a logit is not finite.
     """
     return percent(outcomes(model, batches))
@@ -142,8 +153,9 @@ def evaluate(
     seen: set[int] = set()
     results = []
     judges = model if judges is None else judges
+    asked = [*members_of(model), *members_of(judges)]
     bar = tqdm(desc=progress, total=total, unit="img", leave=False, disable=progress is None)
-    with bar, evaluating([*members_of(model), *members_of(judges)]):
+    with bar, warned_of_draws(asked, attacked=attack is not None), evaluating(asked):
         for number, x, y in batches:
             if number in seen:
                 raise DataError(f"two batches have the number {number}: number them all differently")
@@ -260,9 +272,9 @@ def transfer_outcomes(
         attack = _stopped_early(attack)
     seeded = _seeded(attack)
     parts = [torch.zeros(len(models), len(models), 0, dtype=torch.float64)]
-    with evaluating(list(models)):
+    with warned_of_draws(list(models)), evaluating(list(models)):
         for number, x, y in batches:
-            _check_batch(list(models), x, y)
+            check_batch(list(models), x, y)
             rows = []
             for source in models:
                 generator = batch_generator(seed, number, x.device)
@@ -294,7 +306,9 @@ def batch_generator(seed: int, number: int, device: torch.device) -> torch.Gener
 def _attack_batch(
     model: Victim, judges: Victim, number: int, x: torch.Tensor, y: torch.Tensor, attack: SeededAttack | None, seed: int
 ) -> BatchOutcome:
-    _check_batch(model, x, y)  # before any attack looks a label up
+    check_batch(model, x, y)  # before any attack looks a label up
+    if judges is not model:
+        check_batch(judges, x, y)
     started = time.monotonic()
     queries = torch.zeros_like(y)
     adversarial = x if attack is None else attack(model, x, y, batch_generator(seed, number, x.device), queries)
@@ -339,25 +353,11 @@ def _checked(adversarial: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _right(model: Victim, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Return a bool for each member and sample, (members, N): is it classified correctly."""
-    _check_pixels(x)
+    check_pixels(x)
     outputs = logits_of(model, x)
     if not all(bool(logits.isfinite().all()) for logits in outputs):
         raise RstHubError("the model's logits are not finite: it has diverged, or its precision is too low")
     return torch.stack([logits.argmax(1) == y for logits in outputs])
-
-
-@torch.no_grad()
-def _check_batch(model: Victim, x: torch.Tensor, y: torch.Tensor) -> None:
-    check_input(x, y)
-    _check_pixels(x)
-    classes = min(logits.shape[1] for logits in logits_of(model, x[:1])) if len(y) else 0
-    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
-        raise DataError(f"labels reach from {int(y.min())} to {int(y.max())}; the model has {classes} logits")
-
-
-def _check_pixels(x: torch.Tensor) -> None:
-    if x.numel() and not (float(x.min()) >= 0 and float(x.max()) <= 1):
-        raise DataError(f"pixels reach from {float(x.min()):g} to {float(x.max()):g}: give pixels in [0, 1]")
 
 
 def _append(journal: Path, outcome: BatchOutcome) -> None:

@@ -11,9 +11,22 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .attacks import Loss, Model, ThreatModel, Victim, cross_entropy, in_parts, logits_of, margin, members_of
+from .attacks import (
+    Loss,
+    Model,
+    ThreatModel,
+    Victim,
+    check_batch,
+    check_input,
+    cross_entropy,
+    in_parts,
+    logits_of,
+    margin,
+    members_of,
+)
 from .errors import DataError
 from .evaluate import Batches, Outcomes, evaluate, evaluating, join, percent, worst_case
+from .r2s import warned_of_draws
 from .suite import NamedAttack, named_attack
 
 TOLERANCE = 1.0
@@ -111,7 +124,8 @@ def inspect_model(model: Victim, x: torch.Tensor, y: torch.Tensor) -> list[Flag]
     """
     if not len(x):
         raise DataError("no samples to inspect a model with: give a batch that is not empty")
-    with evaluating(model):
+    with warned_of_draws(model), evaluating(model):
+        check_batch(model, x, y)
         outputs, again = logits_of(model, x), logits_of(model, x)
         lost = {"cross-entropy": _without_gradient(model, x, y, cross_entropy)}
         lost["margin"] = _without_gradient(model, x, y, margin)
@@ -152,10 +166,12 @@ def honesty_flags(
     if not numbered:
         raise DataError("no samples to flag a model with: give a data set or a split that is not empty")
     _, x, y = numbered[0]
+    check_input(x, y)  # before a size is read from its shape
     found = {}
-    for name, attack in probes(threat_model, min(x.shape[-2:])).items():
-        found[name] = join(evaluate(model, numbered, attack, seed=seed, progress=name if progress else None))
-    return [*judge(found), *inspect_model(model, x, y)]
+    with warned_of_draws(model):
+        for name, attack in probes(threat_model, min(x.shape[-2:])).items():
+            found[name] = join(evaluate(model, numbered, attack, seed=seed, progress=name if progress else None))
+        return [*judge(found), *inspect_model(model, x, y)]
 
 
 def _without_gradient(model: Victim, x: torch.Tensor, y: torch.Tensor, loss: Loss) -> int:

@@ -38,8 +38,9 @@ class TicketPool:
         """Return a timm model in eval mode: bit for bit what ``ticket.model().requires_grad_(False)`` computes.
 
         What the seed makes is no parameter of it, but made when it is read: the model can be used and attacked, not
-        trained, and its state dict has other names. It can be copied, but neither pickled nor traced. ``.to(device)``
-        moves the shared weights too, so move all models of a pool. The weights of LSTMs and those that several layers
+        trained, and its state dict has other names. It can be copied, pickled (with what it shares),
+        compiled and exported, but not traced by torch.jit. ``.to(device)`` moves the shared weights too, so move all
+        models of a pool. The weights of LSTMs and those that several layers
         share are held whole.
 
         Raises:
@@ -170,6 +171,11 @@ class _Masked(nn.Module):
 
     def weight(self) -> torch.Tensor:
         """Return the weight, in the precision that this module was moved to."""
+        if torch.jit.is_tracing():
+            raise SettingsError(
+                "torch.jit cannot trace the weights that models of a pool share: give ticket.model(), or "
+                "materialised=True for whole members"
+            )
         own = self._buffers
         return self._shared[0].masked(own["mask"]).to(own["like"])
 
@@ -183,13 +189,28 @@ def _read_from(layer: nn.Module, leaf: str, masked: _Masked) -> None:
     delattr(layer, leaf)
     layer.add_module(f"masked_{leaf}", masked)
     kind: Any = type(layer)
-    layer.__class__ = _reading(kind, leaf)
+    own, leaves = getattr(kind, "read", (kind, ()))
+    layer.__class__ = _reading(own, *leaves, leaf)
 
 
 @cache
-def _reading(kind: Any, leaf: str) -> Any:
-    """Return a subclass of a layer's class that does so, as torch's parametrizations, which take 30 us more a layer."""
-    return type(kind.__name__, (kind,), {leaf: property(lambda layer: layer._modules[f"masked_{leaf}"].weight())})
+def _reading(kind: Any, *leaves: str) -> Any:
+    """Return a subclass of a layer's class that does so, as torch's parametrizations, which take 30 us more a layer.
+
+    A pickle cannot find it by its name, so it says how to make it.
+    """
+    reduced = {"__reduce_ex__": lambda layer, _: (_blank, (kind, *leaves), layer.__dict__)}
+    return type(kind.__name__, (kind,), {**{leaf: _made(leaf) for leaf in leaves}, **reduced, "read": (kind, leaves)})
+
+
+def _made(leaf: str) -> property:
+    return property(lambda layer: layer._modules[f"masked_{leaf}"].weight())
+
+
+def _blank(kind: Any, *leaves: str) -> nn.Module:
+    """Return a layer of :func:`_reading` without any state, for a pickle or a copy to fill."""
+    made = _reading(kind, *leaves)
+    return made.__new__(made)
 
 
 def _packed(mask: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,11 @@
 """R2S: several tickets of one random network, each input answered by a random one (paper, section 6.2)."""
 
+import contextlib
+import inspect
 import os
-from collections.abc import Iterable, Sequence
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +18,24 @@ from .ticket import Ticket
 
 _SHARED = ("architecture", "timm_kwargs", "init", "pretrained_cfg")
 """What the members have in common."""
+_DRAWS = "an R2S answers each sample by a member that it draws"
+_ATTACKED = (
+    "attacked as one model it looks more robust than it is, because the attacker does not know which member answers. "
+    "Give the attack all members"
+)
+_MEASURED = "this accuracy is that of one random draw. For its exact expectation give all members"
+
+
+def _uncompiled(recursive: bool = True) -> Any:
+    """Return a decorator that keeps torch.compile out of a function and, if ``recursive``, of what that calls."""
+    disable: Any = torch.compiler.disable
+    options: dict[str, Any] = {"recursive": recursive}
+    if "reason" in inspect.signature(disable).parameters:  # from torch 2.7 on; shown where fullgraph=True is asked for
+        options["reason"] = "an R2S draws members at random, which no graph holds: leave out fullgraph=True"
+    return lambda function: disable(function, **options)
+
+
+_is_exporting: Any = getattr(torch.compiler, "is_exporting", lambda: False)  # from torch 2.7 on
 
 
 class R2S(nn.Module):
@@ -22,6 +44,9 @@ class R2S(nn.Module):
     The members share one set of random weights in memory (:class:`TicketPool`); each has a packed mask and its own
     batch-norm statistics. Judge an R2S by an attacker who knows them: ``list(r2s.members)`` averages losses over the
     members (EOT), ``r2s.expected`` is their exact mean. One who crafts on ``r2s`` itself or on one member flatters it.
+
+    It stays in eval mode: ``train()`` changes nothing, because batch norm would mix the few samples that a member is
+    drawn for, and move the ticket's statistics. ``torch.compile`` compiles the members and leaves the draw alone.
 
     Args:
         tickets: of one architecture, with the same arguments, input, labels and Init. They are taken one at a time, so
@@ -97,8 +122,25 @@ class R2S(nn.Module):
                     "an R2S come from one random network"
                 )
 
+    def train(self, mode: bool = True) -> "R2S":
+        """Stay in eval mode, whatever ``mode`` is; a member of its own can be trained if it is materialised."""
+        return super().train(False)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, classes) of inputs (N, C, H, W), each by a member drawn for it, or one for all."""
+        """Return logits (N, classes) of inputs (N, C, H, W), each by a member drawn for it, or one for all.
+
+        Raises:
+            SettingsError: the forward is being traced or exported, which would draw once and for all.
+        """
+        if torch.jit.is_tracing() or _is_exporting():
+            raise SettingsError(
+                "an R2S cannot be traced or exported, because its draw would be the same in every run: trace or export "
+                "the members one by one, made with materialised=True"
+            )
+        return self._switched(x)
+
+    @_uncompiled(recursive=False)  # the members are compiled each
+    def _switched(self, x: torch.Tensor) -> torch.Tensor:
         if self.per == "batch" or len(x) < 2:
             return self.logits_of(x, int(self.draw(1)))
         drawn = self.draw(len(x))
@@ -107,6 +149,7 @@ class R2S(nn.Module):
         order = torch.cat([place for _, place in places])
         return answers[order.argsort()]
 
+    @_uncompiled()
     def draw(self, count: int) -> torch.Tensor:
         """Return the positions of ``count`` members drawn at random, int64 (count,) on the CPU."""
         if self.generator is None:
@@ -147,3 +190,43 @@ def shares_of(probabilities: Sequence[float] | None, count: int) -> tuple[float,
     if shares.shape != (count,) or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:
         raise SettingsError(f"probabilities {probabilities}: give {count} positive numbers that sum to 1")
     return tuple((shares / shares.sum()).tolist())
+
+
+@contextlib.contextmanager
+def warned_of_draws(model: Any, *, attacked: bool = True) -> Iterator[None]:
+    """Warn once, here, of an R2S that is attacked or measured as one model; not again for what is done inside."""
+    if not warn_of_draws(model, attacked=attacked):
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=_DRAWS)
+        yield
+
+
+def warn_of_draws(model: Any, *, attacked: bool = True) -> bool:
+    """Warn (UserWarning) if ``model``, or one of a list, is or has an R2S, and say whether it is so.
+
+    Args:
+        model: a module, another callable, or a list of them. A list of an R2S's members is what it should be.
+        attacked: whether it is attacked, or only measured.
+    """
+    models = model if isinstance(model, list | tuple) else [model]
+    found = [each for one in models if isinstance(one, nn.Module) for each in one.modules() if isinstance(each, R2S)]
+    if found:
+        told = _ATTACKED if attacked else _MEASURED
+        uneven = any(max(r2s.probabilities) - min(r2s.probabilities) > 1e-9 for r2s in found)
+        weigh = " A list takes its members as equally likely, which these are not: weigh what each of them leaves."
+        warnings.warn(
+            f"{_DRAWS}: {told}, list(r2s.members), or [PixelModel(m) for m in r2s.members] for pixels in [0, 1]."
+            + (weigh if uneven else ""),
+            stacklevel=_outside(),
+        )
+    return bool(found)
+
+
+def _outside() -> int:
+    """Return, as a stacklevel of the caller's, how far up is the first line that is not ours."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("rst_hub", "contextlib", "torch"):
+        frame, level = frame.f_back, level + 1
+    return level
