@@ -26,6 +26,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import undescribed
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
 from rst_hub.masking import kept_counts, top_k_mask
@@ -113,7 +114,7 @@ def random_ticket(architecture: str, ratio: float) -> Ticket:
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.copy_(torch.rand(buffer.shape, generator=generator))
-    return Ticket.draw(EdgePopup(model, Init(0), ratio))
+    return undescribed.draw(EdgePopup(model, Init(0), ratio))
 
 
 def measured(folder: Path, name: str | None = None) -> Size:

@@ -129,7 +129,7 @@ class R2S(nn.Module):
     def expected(self, x: torch.Tensor) -> torch.Tensor:
         """Return the exact mean of the members' class probabilities, (N, classes): what an adaptive attacker climbs."""
         probabilities = self.all_logits(x).float().softmax(-1)  # an autocast's precision would not be exact
-        shares = torch.tensor(self.probabilities, device=x.device)
+        shares = torch.tensor(self.probabilities, dtype=torch.float32, device=x.device)
         return (shares.view(-1, 1, 1) * probabilities).sum(0)
 
 
