@@ -545,6 +545,8 @@ def _describe(model: nn.Module, described: Mapping[str, Any]) -> None:
         cfg["input_size"] = [channels, *sides]
     if labels is not None:
         cfg.update(num_classes=len(labels), label_names=labels)
+    elif hasattr(model, "num_classes"):  # timm's own cfg may have those that it was pretrained for
+        cfg["num_classes"] = model.num_classes
     set_input(model, {key: cfg[key] for key in _INPUT_KEYS if key in cfg})
     _told(model, ["input_size" if key == "image_size" else key for key in described])
 
