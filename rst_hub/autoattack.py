@@ -12,6 +12,7 @@ from torch import nn
 from .attacks import ThreatModel, Victim, check_input, fgsm, logits_of, members_of, project
 from .errors import RstHubError, SettingsError
 from .evaluate import evaluating
+from .float32 import in_float32
 
 VERSIONS = ("standard", "rand")
 
@@ -54,7 +55,7 @@ def autoattack(
         return x.clone()
     seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device)) if generator else 0
     attacked, pixels = _Attacked(model), x.contiguous()
-    with evaluating(model), _left_alone(model, x.device):
+    with evaluating(model), _left_alone(model, x.device), in_float32():  # the package draws of the default dtype
         classes = attacked(pixels[:1]).shape[1]
         require(classes)
         if not bool(fgsm(attacked, pixels, y, threat_model).isfinite().all()):  # APGD would stand still in silence

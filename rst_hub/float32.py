@@ -34,7 +34,8 @@ class _InFloat32(TorchFunctionMode):
         args = tuple(self._asked(value) for value in args)  # some of timm asks torch for its default dtype
         given = {key: self._asked(value) for key, value in (kwargs or {}).items()}
         tensors = [value for value in (*args, *given.values()) if isinstance(value, torch.Tensor)]
-        if func in _FLOATING and not tensors and given.get("dtype") is None:
+        of_others = func is torch.normal and tensors  # of its means' dtype; another tensor may be a size
+        if func in _FLOATING and not of_others and given.get("dtype") is None and given.get("out") is None:
             given["dtype"] = torch.float32
         found = func(*args, **given)
         if not isinstance(found, torch.Tensor) or found.dtype != self.default:

@@ -143,11 +143,11 @@ def check_neutral(model: nn.Module, source: Any) -> None:
     expected = {name: spec for name, spec in source.seeded.items() if not spec.masked} | source.neutral
     changed = []
     for name, parameter in model.named_parameters():
-        if name in expected:
-            values = expected[name]
-            made = source.init.tensor(values) if isinstance(values, SeededTensor) else values
-            if not _is_cast(parameter.detach(), made.to(parameter.device)):
-                changed.append(name)
+        values = expected.get(name)
+        made = source.init.tensor(values) if isinstance(values, SeededTensor) else values
+        is_masked = name in source.seeded and source.seeded[name].masked
+        if not is_masked and (made is None or not _is_cast(parameter.detach(), made.to(parameter.device))):
+            changed.append(name)
     _refuse_changed(changed)
 
 

@@ -523,6 +523,8 @@ def _channel_values(name: str, given: Any) -> list[float]:
 
 def _describe(model: nn.Module, described: Mapping[str, Any]) -> None:
     """Put what was described into a model's pretrained_cfg, and take it for no assumption any more."""
+    if not described:
+        return
     labels = described.get("label_names")
     if labels and not getattr(model, "num_classes", 0):
         raise ArchitectureError(

@@ -146,6 +146,23 @@ def test_attacks_give_the_same_pictures():
         assert {pictures.dtype for pictures in found.values()} == {torch.float32}
 
 
+def test_autoattack_gives_the_same_pictures():
+    pytest.importorskip("pyautoattack")
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.ReLU(), torch.nn.Linear(16, 6))
+    x = torch.rand(3, 3, 4, 4)
+    y = network(x).argmax(1)
+
+    def attacked():
+        return rst_hub.autoattack(network, x, y, LINF, generator=torch.Generator().manual_seed(0))
+
+    expected = attacked()
+    for dtype in DTYPES:
+        with by_default(dtype):
+            assert torch.equal(attacked(), expected), dtype
+    assert expected.dtype == torch.float32
+
+
 def test_another_thread_goes_on_with_its_default():
     building, seen = threading.Event(), set()
 
@@ -182,6 +199,7 @@ def test_what_python_numbers_and_whole_ones_become_is_float32_with_its_own_bits(
         "asked for": lambda: torch.ones(2, dtype=torch.get_default_dtype()),
         "numpy's": lambda: torch.as_tensor(steps.numpy() / 3),
         "comparison": lambda: steps > 3,
+        "of a size in a tensor": lambda: torch.zeros(steps.max()),
         "half": lambda: torch.ones(2, dtype=torch.int8).float() / 3,
     }
     expected = {name: make() for name, make in made.items()}
@@ -192,5 +210,5 @@ def test_what_python_numbers_and_whole_ones_become_is_float32_with_its_own_bits(
         torch.manual_seed(0)
         again = torch.rand(3), torch.randn(3)
     assert same(found, expected)
-    assert len(found) == 14
+    assert len(found) == 15
     assert all(torch.equal(*pair) for pair in zip(drawn_ones, again, strict=True))

@@ -18,8 +18,9 @@ def through_timm(folder, pretrained=True, **kwargs):
         return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **kwargs)
     import json
 
-    arguments = {**json.loads((folder / "config.json").read_text())["model_args"], **kwargs}
-    cfg = {"source": "local-dir", "file": str(folder)}
+    config = json.loads((folder / "config.json").read_text())
+    arguments = {**config["model_args"], **kwargs}
+    cfg = {**config["pretrained_cfg"], "source": "local-dir", "file": str(folder)}
     return timm.create_model("rst", pretrained=pretrained, pretrained_cfg=cfg, **arguments)
 
 
