@@ -34,6 +34,7 @@ from typing import Any
 
 import timm
 import torch
+import undescribed
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -332,7 +333,7 @@ def save_and_load(popup: EdgePopup) -> tuple[Ticket, list[str]]:
     """Return the ticket, loaded, and what is wrong with it: another state dict, loaded in another random state."""
     searched = popup.model.state_dict()
     with tempfile.TemporaryDirectory() as folder:
-        Ticket.draw(popup).save(Path(folder) / "ticket")
+        undescribed.draw(popup).save(Path(folder) / "ticket")
         torch.manual_seed(4)
         ticket = Ticket.load(Path(folder) / "ticket")
     loaded = ticket.model().state_dict()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import undescribed
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained, ticket
 
@@ -30,7 +31,7 @@ def main() -> int:
         for ratio in (0.05, 0.5):
             with tempfile.TemporaryDirectory() as scratch:
                 model = create_model(architecture, Init(0))
-                folder = Ticket.draw(EdgePopup(model, Init(0), ratio)).save(Path(scratch) / "ticket")
+                folder = undescribed.draw(EdgePopup(model, Init(0), ratio)).save(Path(scratch) / "ticket")
                 load, file, weights = measured(folder)
             worst = max(worst, (file + weights) / load)
             cells = "".join(f"{1000 * seconds:9.1f}" for seconds in (load, file, weights))

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import psutil
 import torch
+import undescribed
 from torch import nn
 
 import rst_hub
-from rst_hub import R2S, EdgePopup, Init, Ticket, create_model
+from rst_hub import R2S, EdgePopup, Init, create_model
 from rst_hub.console import print_anything
 from rst_hub.hub import load_tickets
 
@@ -70,7 +71,7 @@ def save_tickets(folder: Path, architecture: str, init: Init) -> Path:
     """Save tickets of the six ratios, of random scores: neither memory nor time depends on which weights are kept."""
     model = create_model(architecture, init)
     for ratio in RATIOS:
-        Ticket.draw(EdgePopup(model, init, ratio, score_seed=round(1000 * ratio))).save(folder)
+        undescribed.draw(EdgePopup(model, init, ratio, score_seed=round(1000 * ratio))).save(folder)
     return folder
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
@@ -171,7 +172,7 @@ def masked_model(case: Case, device: torch.device) -> torch.nn.Module:
     return model.to(device)
 
 
-def arguments_of(case: Case) -> dict[str, int]:
+def arguments_of(case: Case) -> dict[str, Any]:
     """Return timm's arguments."""
     return {"num_classes": CLASSES, **size_arguments(case.model, case.size)}
 

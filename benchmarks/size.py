@@ -26,6 +26,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import undescribed
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
 from rst_hub.console import print_anything
@@ -115,7 +116,7 @@ def random_ticket(architecture: str, ratio: float) -> Ticket:
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             buffer.copy_(torch.rand(buffer.shape, generator=generator))
-    return Ticket.draw(EdgePopup(model, Init(0), ratio))
+    return undescribed.draw(EdgePopup(model, Init(0), ratio))
 
 
 def measured(folder: Path, name: str | None = None) -> Size:

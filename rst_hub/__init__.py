@@ -11,7 +11,7 @@ from .flags import honesty_flags
 from .hub import from_pretrained, r2s_from_pretrained, robustbench_model
 from .listing import list_models
 from .masking import EdgePopup
-from .models import PixelModel, create_model
+from .models import PixelModel, create_model, describe_input
 from .pool import TicketPool
 from .publish import push_to_hub
 from .r2s import R2S
@@ -35,6 +35,7 @@ __all__ = [
     "create_model",
     "cw_l2",
     "cw_linf",
+    "describe_input",
     "fgsm",
     "fgsm_rs",
     "from_pretrained",

@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 from .errors import DataError, RstHubError, SettingsError
-from .r2s import warn_of_draws
+from .randomised import warn_of_draws
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 Victim = Model | Sequence[Model] | nn.ModuleList
@@ -599,7 +599,8 @@ def random_start(x: torch.Tensor, threat_model: ThreatModel, generator: torch.Ge
         noise.uniform_(-threat_model.eps, threat_model.eps, generator=generator)
     else:
         noise.normal_(generator=generator)
-        radius = torch.rand(len(x), device=x.device, generator=generator) ** (1 / max(1, x[0].numel() if len(x) else 1))
+        uniform = torch.rand(len(x), dtype=torch.float32, device=x.device, generator=generator)
+        radius = uniform ** (1 / max(1, x[0].numel() if len(x) else 1))
         noise *= per_sample(threat_model.eps * radius / norm_of(noise, "L2").float(), x)
     return project(x + noise, x, threat_model)
 
@@ -640,7 +641,7 @@ class _Kept:
         outputs = [logits.detach().double() for logits in outputs]  # the loss is finite in float64
         damage = self._objective(outputs, self.y)
         for logits in outputs:
-            damage += 1e6 * (logits.argmax(1) != self.y)
+            damage += 1e6 * (logits.argmax(1) != self.y).double()
         if not bool(damage.isfinite().all()):
             raise RstHubError(
                 "the model's logits are not finite under attack: its precision is too low, or it diverged"

@@ -21,6 +21,7 @@ from .attacks import (
 )
 from .errors import RstHubError, SettingsError
 from .evaluate import evaluating
+from .float32 import in_float32
 
 VERSIONS = ("standard", "rand")
 
@@ -63,7 +64,7 @@ def autoattack(
         return x.clone()
     seed = int(torch.randint(2**31, (1,), generator=generator, device=x.device)) if generator else 0
     pixels = x.contiguous()
-    with evaluating(model), _left_alone(model, x.device):
+    with evaluating(model), _left_alone(model, x.device), in_float32():  # the package draws of the default dtype
         attacked = _Attacked(model).eval()  # like the model, which is put back
         classes = attacked(pixels[:1]).shape[1]
         require(classes)

@@ -106,11 +106,12 @@ class CifarResNet(ResNet):
             info["reduction"] = max(1, info["reduction"] // 4)
 
 
-def _cfg(first_conv: str, classifier: str) -> dict[str, Any]:
+def _cfg(first_conv: str, classifier: str, side: int) -> dict[str, Any]:
+    """Return what timm asks of a network's configuration; ``side`` is that of the last feature maps at 32 x 32."""
     return {
         "num_classes": 10,
         "input_size": (3, 32, 32),
-        "pool_size": None,
+        "pool_size": (side, side),
         "crop_pct": 1.0,
         "interpolation": "bilinear",
         "mean": (0.491, 0.482, 0.447),
@@ -126,11 +127,11 @@ def _features(stages: Iterable[int]) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
-        "preact_resnet10.untrained": _cfg("stem", "head.fc"),
-        "preact_resnet10_small.untrained": _cfg("stem", "head.fc"),
-        "preact_resnet18.untrained": _cfg("stem", "head.fc"),
-        "wide_resnet34_10.untrained": _cfg("stem", "head.fc"),
-        "cifar_resnet18.untrained": _cfg("conv1", "fc"),
+        "preact_resnet10.untrained": _cfg("stem", "head.fc", 4),
+        "preact_resnet10_small.untrained": _cfg("stem", "head.fc", 2),
+        "preact_resnet18.untrained": _cfg("stem", "head.fc", 4),
+        "wide_resnet34_10.untrained": _cfg("stem", "head.fc", 8),
+        "cifar_resnet18.untrained": _cfg("conv1", "fc", 4),
     }
 )
 

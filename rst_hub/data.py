@@ -259,7 +259,7 @@ def _draws(seed: int, epoch: int, step: int, batch_size: int, shard: tuple[int, 
     """
     rank, processes = shard
     noise = torch.Generator().manual_seed(_fold("augment", seed, epoch, step))
-    return torch.rand(batch_size, 24, generator=noise)[rank::processes]
+    return torch.rand(batch_size, 24, dtype=torch.float32, generator=noise)[rank::processes]
 
 
 def _pixels(images: Images, indices: torch.Tensor, augment: str, size: int, draws: torch.Tensor | None) -> torch.Tensor:

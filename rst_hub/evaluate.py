@@ -36,7 +36,7 @@ from .attacks import (
 )
 from .errors import DataError, RstHubError, SettingsError
 from .files import append_line
-from .r2s import warned_of_draws
+from .randomised import warned_of_draws
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 NumberedBatches = Iterable[tuple[int, torch.Tensor, torch.Tensor]]

@@ -43,7 +43,7 @@ def export(ticket: Ticket, folder: str | Path, to: str) -> float:
     if taken:
         raise SettingsError(f"{folder} is there already: choose another output folder")
     size = ticket.pretrained_cfg["input_size"]
-    x = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, *size, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     expected = _forward(ticket, ticket.model(), x)
     try:
         with new_folder(folder) as beside:

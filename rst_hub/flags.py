@@ -26,7 +26,7 @@ from .attacks import (
 )
 from .errors import DataError
 from .evaluate import Batches, Outcomes, evaluate, evaluating, join, percent, worst_case
-from .r2s import warned_of_draws
+from .randomised import warned_of_draws
 from .suite import NamedAttack, named_attack
 
 TOLERANCE = 1.0

@@ -7,6 +7,7 @@ autograd (or DDP, autocast, checkpointing) left on the parameter: score.grad = p
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 
 from .errors import ArchitectureError, SettingsError, nearest
 from .roles import maskable_weights
-from .weights import Init, uniform
+from .weights import Init, SeededTensor, uniform
 
 PATTERNS = ("element",)
 LAYER_RATIOS = ("uniform", "erk")
@@ -33,8 +34,9 @@ class EdgePopup:
         popup.apply()
 
     Args:
-        model: from :func:`rst_hub.create_model`. Its maskable parameters are overwritten at once.
-        init: the seed and distribution of the weights; the weights are made anew, whatever the model holds.
+        model: from :func:`rst_hub.create_model` with the same ``init``; it may have been moved, cast or masked by
+            another EdgePopup since, but not trained. Its maskable parameters are overwritten at once.
+        init: the seed and distribution of the weights.
         remaining_ratio: share of the weights that is kept, from 0.001 to 1.
         pattern: what is kept or removed as one; "element" is a single weight.
         score_seed: seed of the initial scores.
@@ -42,7 +44,8 @@ class EdgePopup:
             layers keep more; see :func:`kept_counts`.
 
     Raises:
-        SettingsError: the ratio, the pattern or the layers' ratios are not one of those above.
+        SettingsError: the ratio, the pattern or the layers' ratios are not one of those above; or the model is not the
+            random network of ``init``: timm's own, a ticket's, trained, or changed otherwise. Nothing is overwritten.
         ArchitectureError: the model has no weight that can be masked.
     """
 
@@ -73,11 +76,13 @@ class EdgePopup:
         self.kept = kept_counts(shapes, self.remaining_ratio, layer_ratios)
         self.seeded = {w.name: w.seeded(init) for w in weights}
         self.parameters = {w.name: w.parameter for w in weights}
-        self.weights: dict[str, torch.Tensor] = {}
+        source = _source_of(model, init, self.seeded)
+        self.weights = {w.name: _like(w.parameter, init.tensor(self.seeded[w.name])) for w in weights}
+        _refuse_changed([w.name for w in weights if not _is_masked(w.parameter, self.weights[w.name])])
+        check_neutral(model, source)
         self.scores: dict[str, nn.Parameter] = {}
         for w in weights:
             scores = uniform("scores", score_seed, w.name, w.parameter.shape, float(np.float32(w.fan_in**-0.5)))
-            self.weights[w.name] = _like(w.parameter, init.tensor(self.seeded[w.name]))
             self.scores[w.name] = nn.Parameter(_like(w.parameter, scores))
         self.apply()
 
@@ -108,6 +113,62 @@ class EdgePopup:
 
     def _mask(self, name: str) -> torch.Tensor:
         return top_k_mask(self.scores[name], self.kept[name])
+
+
+_ANEW = "masks over trained weights are not supported yet, so make the network anew with rst_hub.create_model"
+
+
+def _source_of(model: nn.Module, init: Init, seeded: Mapping[str, SeededTensor]) -> Any:
+    """Return how create_model made a model; raise SettingsError unless it did, with this Init and these weights."""
+    source = getattr(model, "rst_source", None)
+    if source is None:
+        raise SettingsError(
+            f"this {type(model).__name__} was not made by rst_hub.create_model, and a search would overwrite its "
+            f"weights: {_ANEW}, and give that itself, not a wrapper around it"
+        )
+    if source.init != init:
+        raise SettingsError(f"the model's weights are those of {source.init}, not of {init}: give the same to both")
+    of_masks = {name: spec for name, spec in source.seeded.items() if spec.masked}
+    different = [name for name in {**of_masks, **seeded} if of_masks.get(name) != seeded.get(name)]
+    if different:
+        raise SettingsError(
+            f"the model is no longer what create_model made: its weights {different[:3]} are of other layers, replaced "
+            "or in a wrapper. Nothing is overwritten; give the model itself, with the layers that create_model made"
+        )
+    return source
+
+
+def check_neutral(model: nn.Module, source: Any) -> None:
+    """Raise SettingsError if a parameter that no mask covers is not what create_model gave it."""
+    expected = {name: spec for name, spec in source.seeded.items() if not spec.masked} | source.neutral
+    changed = []
+    for name, parameter in model.named_parameters():
+        values = expected.get(name)
+        made = source.init.tensor(values) if isinstance(values, SeededTensor) else values
+        is_masked = name in source.seeded and source.seeded[name].masked
+        if not is_masked and (made is None or not _is_cast(parameter.detach(), made.to(parameter.device))):
+            changed.append(name)
+    _refuse_changed(changed)
+
+
+def _refuse_changed(names: Sequence[str]) -> None:
+    if names:
+        raise SettingsError(
+            f"the model is no longer what create_model made: its tensors {list(names[:3])} are others, as after "
+            f"training or load_state_dict. Nothing is overwritten; {_ANEW}"
+        )
+
+
+def _is_masked(parameter: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Say whether each value of a parameter is that of the weight, in the parameter's precision, or 0."""
+    values = parameter.detach()
+    return _is_cast(values, weight.masked_fill(values == 0, 0))
+
+
+def _is_cast(values: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Say whether the values are the expected float32 ones in their precision, perhaps cast to a lower one before."""
+    ways = (expected.to(dtype) for dtype in (values.dtype, torch.bfloat16, torch.float16))
+    return any(bool((values == way.to(values.dtype)).all()) for way in ways)
 
 
 def check_remaining_ratio(remaining_ratio: float) -> None:

@@ -3,9 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from . import cifar as cifar  # registers the paper's networks with timm
 from .errors import ArchitectureError, DataError, SettingsError, TicketError, cause, foreign, nearest, printable
 from .files import check_fetched, given_path, new_folder, write_file, write_json
+from .float32 import in_float32
 from .roles import make_neutral, maskable_weights, turn_off_dropout
 from .standardised import standardise_over_kept
 from .weights import Init, SeededTensor
@@ -55,14 +56,28 @@ _INPUT_KEYS = {
 """What of timm's pretrained_cfg a ticket carries: the input, the labels, two layer names; no URL, file or hook."""
 
 
+class UndescribedInputWarning(UserWarning):
+    """A ticket says of its input what timm says of the architecture, because nobody described it."""
+
+
+_TO_DESCRIBE = ("input_size", "mean", "std", "label_names")
+_PREPARED = {"interpolation": "bilinear", "crop_pct": 1.0, "crop_mode": "center"}
+"""How images of a described size are made: resized, nothing cut off."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """How a model was made; :func:`create_model` leaves it on the model as ``rst_source``."""
+    """How a model was made; :func:`create_model` leaves it on the model as ``rst_source``.
+
+    ``neutral`` has the values of the parameters that no seed makes, float32 on the CPU, one that all values of a
+    parameter have as a tensor of shape ().
+    """
 
     architecture: str
     timm_kwargs: dict[str, Any]
     init: Init
     seeded: dict[str, SeededTensor]
+    neutral: dict[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 
 # What is told apart while a network is built: methods that make a tensor random, functions that draw one, functions
@@ -124,7 +139,7 @@ class PixelModel(nn.Module):
         self.model = model
         device = next((tensor.device for tensor in _tensors_of(model)), torch.device("cpu"))
         for name, given in (("mean", mean), ("std", std)):
-            values = _channel_values(name, _own_values(model, name) if given is None else given)
+            values = _normalisation(name, _own_values(model, name) if given is None else given)
             self.register_buffer(name, values.to(device).view(1, -1, 1, 1), persistent=False)
         if self.mean.shape != self.std.shape:
             raise SettingsError(
@@ -187,7 +202,7 @@ def _own_values(model: Any, name: str) -> Any:
     return own[name]
 
 
-def _channel_values(name: str, given: Any) -> torch.Tensor:
+def _normalisation(name: str, given: Any) -> torch.Tensor:
     """Return mean or std as float32 (C,) on the CPU; raise SettingsError for what cannot be one."""
     try:
         values = torch.as_tensor(given, device="cpu").to(torch.float32)
@@ -215,34 +230,80 @@ def _wrong_pixels(x: torch.Tensor, channels: int) -> DataError:
     return DataError(f"{shape}: mean and std are of {channels} channels, so give (N, {channels}, H, W)")
 
 
-def create_model(architecture: str, init: Init, **timm_kwargs: Any) -> nn.Module:
+def create_model(
+    architecture: str,
+    init: Init,
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    label_names: Sequence[str] | None = None,
+    **timm_kwargs: Any,
+) -> nn.Module:
     """Return a timm model whose maskable weights are those of ``init``, with everything else neutral and frozen.
 
     The table in ``roles.py`` says what is masked, neutral and seeded. Only maskable weights require gradients. Whatever
     the rates given, dropout and stochastic depth are off here; a ticket keeps the rates, and its model has them, for
-    those who fine-tune it.
+    those who fine-tune it. All of it is float32, whatever torch's default dtype is.
+
+    What is not said of the input is timm's own for the architecture; :func:`describe_input` says it later.
 
     Args:
         architecture: a name that timm has registered, without a pretrained tag.
         init: seed and distribution of the weights.
+        image_size: side of the square images in pixels; also ``img_size``, where the architecture needs that.
+        mean: of each channel of the images, whose pixels are in [0, 1].
+        std: standard deviation of each channel.
+        label_names: the classes' names in the order of their numbers; ``num_classes`` is their count if not given.
         **timm_kwargs: num_classes, in_chans, img_size, global_pool, drop_rate or drop_path_rate.
 
     Raises:
-        ArchitectureError: timm does not know the name, or it refuses an argument.
-        SettingsError: ``init`` is no Init.
+        ArchitectureError: timm does not know the name, or it refuses an argument; or num_classes is another number than
+            that of the labels.
+        SettingsError: ``init`` is no Init, image_size, mean, std or label_names are not what they should be, or
+            image_size and img_size disagree.
     """
     if not isinstance(init, Init):
         raise SettingsError(f"init is {init!r}: give an Init, of a seed and a distribution")
+    described = _checked_input(image_size, mean, std, label_names)
+    timm_kwargs = _with_input(architecture, timm_kwargs, described)
     model = build_masked(architecture, timm_kwargs)
     set_input(model, _own_input(model, timm_kwargs))
+    cast(Any, model).rst_assumed = {key: cast(Any, model).pretrained_cfg.get(key) for key in _TO_DESCRIBE}
+    _describe(model, described)
     turn_off_dropout(model)
     seeded = [weight.seeded(init) for weight in maskable_weights(model)] + make_neutral(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for spec in seeded:
             parameters[spec.name].copy_(init.tensor(spec))
-    cast(Any, model).rst_source = Source(architecture, dict(timm_kwargs), init, {spec.name: spec for spec in seeded})
+    made = {spec.name: spec for spec in seeded}
+    neutral = {name: _compact(parameter) for name, parameter in parameters.items() if name not in made}
+    cast(Any, model).rst_source = Source(architecture, dict(timm_kwargs), init, made, neutral)
     return model
+
+
+def _with_input(architecture: str, timm_kwargs: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return timm's arguments with those that follow from the described input."""
+    check_architecture(architecture, timm_kwargs)
+    found: dict[str, Any] = dict(timm_kwargs)
+    labels, size = described.get("label_names"), described.get("image_size")
+    if labels is not None:
+        if not labels and "num_classes" not in found:
+            raise SettingsError("label_names is empty: give a name for each class, or num_classes=0 for no classifier")
+        _check_classes(len(labels), found.setdefault("num_classes", len(labels)))
+    if size is not None and "img_size" not in found:
+        found.update(size_arguments(architecture, size))
+    given = found.get("img_size")
+    if size is not None and given is not None and given != size and list(_sides(given)) != [size, size]:
+        raise SettingsError(f"image_size={size} and img_size={given!r} disagree: give one of them")
+    return found
+
+
+def _compact(parameter: nn.Parameter) -> torch.Tensor:
+    values = parameter.detach().float().cpu()
+    first = values.flatten()[:1]
+    return first.view(()).clone() if values.numel() and bool((values == first).all()) else values.clone()
 
 
 def build_model(architecture: str, timm_kwargs: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
@@ -426,7 +487,8 @@ def _build(architecture: str, arguments: Mapping[str, Any], seed: int) -> nn.Mod
 
 def _create(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
     try:
-        return timm.create_model(architecture, pretrained=False, **arguments)
+        with in_float32():
+            return timm.create_model(architecture, pretrained=False, **arguments)
     except Exception as error:  # timm checks little: what wrong arguments raise depends on where they hurt first
         raise ArchitectureError(
             f"timm {TIMM_VERSION} cannot build {architecture} with {dict(arguments)}: {type(error).__name__} {error}"
@@ -495,35 +557,136 @@ def size_arguments(architecture: str, image_size: int) -> dict[str, Any]:
 
 
 def describe_input(
-    model: nn.Module, image_size: int, mean: Sequence[float], std: Sequence[float], label_names: Sequence[str]
+    model: nn.Module,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> None:
     """Set ``model.pretrained_cfg`` (timm's form), so that ``timm.data.resolve_model_data_config(model)`` is right.
 
+    What is None stays as it is. With an image size, images are resized to it whole, bilinearly.
+
+    Args:
+        model: a timm model, such as those of :func:`create_model`.
+        image_size: side of the square images in pixels.
+        mean: of each channel of the images, whose pixels are in [0, 1].
+        std: standard deviation of each channel.
+        label_names: the classes' names in the order of their numbers.
+
     Raises:
-        ArchitectureError: the model has another number of classes than there are labels, or no classifier at all.
+        ArchitectureError: the model has another number of classes than there are labels, or no classifier at all; or it
+            takes images of other channels.
+        SettingsError: an argument is not what it should be.
     """
-    if label_names and not model.num_classes:
+    _describe(model, _checked_input(image_size, mean, std, label_names))
+
+
+def _checked_input(
+    image_size: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    label_names: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Return what is not None, in plain types."""
+    found: dict[str, Any] = {}
+    if image_size is not None:
+        if not _is_int(image_size, 1, 4096):
+            raise SettingsError(f"image_size={image_size!r}: give the side of square images in pixels, from 1 to 4096")
+        found["image_size"] = image_size
+    for name, given in (("mean", mean), ("std", std)):
+        if given is not None:
+            found[name] = _channel_values(name, given)
+    if len({len(found[name]) for name in ("mean", "std") if name in found}) == 2:
+        raise SettingsError(f"mean={found['mean']} and std={found['std']}: give one number for each channel in both")
+    if label_names is not None:
+        if isinstance(label_names, str) or not isinstance(label_names, Sequence):
+            raise SettingsError(f"label_names={printable(repr(label_names))}: give a list with each class's name")
+        wrong = [name for name in label_names if not isinstance(name, str)]
+        if wrong:
+            raise SettingsError(f"label_names have {printable(repr(wrong[0]))}: give each class's name as text")
+        found["label_names"] = [str(name) for name in label_names]
+    return found
+
+
+def _channel_values(name: str, given: Any) -> list[float]:
+    """Return one float a channel, of a sequence of numbers, an array or a tensor."""
+    try:
+        values = [float(value) for value in given]
+    except (TypeError, ValueError):
+        values = []
+    if not values or not all(0 <= value <= 1 for value in values) or (name == "std" and 0 in values):
+        low = "above 0" if name == "std" else "from 0"
+        raise SettingsError(
+            f"{name}={printable(repr(given))}: give one number for each channel, {low} to 1, as pixels are in [0, 1]; "
+            "numbers of pixels up to 255 are to be divided by 255"
+        )
+    return values
+
+
+def _describe(model: nn.Module, described: Mapping[str, Any]) -> None:
+    """Put what was described into a model's pretrained_cfg, and take it for no assumption any more."""
+    if not described:
+        return
+    labels = described.get("label_names")
+    if labels and not getattr(model, "num_classes", 0):
         raise ArchitectureError(
-            f"this {type(model).__name__} has no classifier for {len(label_names)} classes. timm's encoders, called "
+            f"this {type(model).__name__} has no classifier for {len(labels)} classes. timm's encoders, called "
             "..._enc, never have one: choose another architecture; others have one unless num_classes is 0"
         )
-    own: Any = model.pretrained_cfg
-    set_input(
-        model,
-        {
-            "input_size": [len(mean), image_size, image_size],
-            "fixed_input_size": bool(own.get("fixed_input_size", False)),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": list(mean),
-            "std": list(std),
-            "num_classes": len(label_names),
-            "label_names": list(label_names),
-            "first_conv": own.get("first_conv"),
-            "classifier": own.get("classifier"),
-        },
-    )
+    cfg = {"fixed_input_size": False, "first_conv": None, "classifier": None, **carried_input(model)}
+    channels, *sides = cfg.get("input_size", (3,))
+    for key in {"mean", "std"} & set(described):
+        if hasattr(model, "rst_assumed") and len(described[key]) != channels:
+            raise ArchitectureError(
+                f"{key}={described[key]} is of {len(described[key])} channels, and the model takes images of "
+                f"{channels}: in_chans says how many"
+            )
+        cfg[key], channels = described[key], len(described[key])
+    if "image_size" in described:
+        cfg.update(_PREPARED)
+        sides = [described["image_size"]] * 2
+    if sides:
+        cfg["input_size"] = [channels, *sides]
+    if labels is not None:
+        cfg.update(num_classes=len(labels), label_names=labels)
+    elif hasattr(model, "num_classes"):  # timm's own cfg may have those that it was pretrained for
+        cfg["num_classes"] = model.num_classes
+    set_input(model, {key: cfg[key] for key in _INPUT_KEYS if key in cfg})
+    _told(model, ["input_size" if key == "image_size" else key for key in described])
+
+
+def describe_as(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
+    """Let a model of :func:`create_model` say of its input and labels what another pretrained_cfg says, if it fits.
+
+    Nothing is taken of another number of channels, no size that the network does not take, no labels of other classes.
+    """
+    own = carried_input(model)
+    preparation = {*_TO_DESCRIBE, *_PREPARED}
+    taken = {key: value for key, value in pretrained_cfg.items() if key in preparation and value is not None}
+    size = list(taken.get("input_size", own["input_size"]))
+    if size[:1] != own["input_size"][:1]:
+        taken = {key: value for key, value in taken.items() if key not in ("input_size", "mean", "std")}
+    elif own.get("fixed_input_size") and size != own["input_size"]:
+        del taken["input_size"]
+    if len(taken.get("label_names", ())) != own["num_classes"]:
+        taken.pop("label_names", None)
+    cfg = {**own, **taken}
+    set_input(model, {key: cfg[key] for key in _INPUT_KEYS if key in cfg})
+    _told(model, taken)
+
+
+def _told(model: nn.Module, keys: Iterable[str]) -> None:
+    assumed: Any = getattr(model, "rst_assumed", None)
+    if assumed is not None:
+        cast(Any, model).rst_assumed = {key: value for key, value in assumed.items() if key not in set(keys)}
+
+
+def assumed_input(model: nn.Module) -> dict[str, Any]:
+    """Return what of its input a model of :func:`create_model` has from timm, and nobody described or changed."""
+    own, assumed = carried_input(model), getattr(model, "rst_assumed", {})
+    kept = {key: value for key, value in assumed.items() if own.get(key) == value}
+    return {key: value for key, value in kept.items() if key != "label_names" or own.get("num_classes")}
 
 
 def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
@@ -533,13 +696,18 @@ def set_input(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:
         ArchitectureError: as for :func:`check_input`, or the number of classes or labels is not the model's.
     """
     check_input(pretrained_cfg)
-    classes = getattr(model, "num_classes", None)  # a features_only model has none
+    classes: Any = getattr(model, "num_classes", None)  # a features_only model has none
     labels = pretrained_cfg.get("label_names")
     for count in (pretrained_cfg.get("num_classes", classes), classes if labels is None else len(labels)):
-        if classes is not None and count != classes:
-            raise ArchitectureError(f"{count} classes were given for a model of {classes}: they must be the same")
+        if classes is not None:
+            _check_classes(count, classes)
     timm_model: Any = model
     timm_model.pretrained_cfg = timm_model.default_cfg = dict(pretrained_cfg)
+
+
+def _check_classes(count: int, classes: int) -> None:
+    if count != classes:
+        raise ArchitectureError(f"{count} classes were given for a model of {classes}: they must be the same")
 
 
 def check_input(pretrained_cfg: Mapping[str, Any]) -> None:
@@ -559,17 +727,35 @@ def input_channels(architecture: str, timm_kwargs: Mapping[str, Any]) -> int:
     return int(timm_kwargs.get("in_chans", 3 if own is None else own.input_size[0]))
 
 
+def check_channels(architecture: str, timm_kwargs: Mapping[str, Any], pretrained_cfg: Mapping[str, Any]) -> None:
+    """Raise ArchitectureError unless a pretrained_cfg is of images of the architecture's channels."""
+    channels = input_channels(architecture, timm_kwargs)
+    said = {key: pretrained_cfg.get(key) for key in ("input_size", "mean", "std")}
+    if any(v is not None and (v[0] if k == "input_size" else len(v)) != channels for k, v in said.items()):
+        raise ArchitectureError(f"{architecture} takes images of {channels} channels, its pretrained_cfg others")
+
+
 def _own_input(model: nn.Module, timm_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return timm's own pretrained_cfg for these arguments: their size and channels, without weights or labels."""
     own = dict(cast(Any, model.pretrained_cfg))
     channels = timm_kwargs.get("in_chans", own["input_size"][0])
-    size = timm_kwargs.get("img_size", own["input_size"][1:])
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = _sides(timm_kwargs.get("img_size", own["input_size"][1:]))
     values = {key: list(own[key]) for key in ("mean", "std")}
     for key, numbers in values.items():
         values[key] = numbers if len(numbers) == channels else [sum(numbers) / len(numbers)] * channels
     kept = {key: own[key] for key in _INPUT_KEYS if key in own and key != "label_names"}
     return {**kept, **values, "input_size": [channels, *size], "num_classes": model.num_classes}
+
+
+def _sides(size: Any) -> tuple[int, ...]:
+    """Return (height, width) of timm's img_size."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def features_input(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a model's pretrained_cfg its ``features_only`` form has: no classes."""
+    of_classes = ("num_classes", "label_names", "classifier")
+    return {key: value for key, value in pretrained_cfg.items() if key not in of_classes}
 
 
 def carried_input(model: nn.Module) -> dict[str, Any]:
@@ -644,7 +830,8 @@ def load_timm(name: str) -> nn.Module:
         if name.startswith("local-dir:"):
             for path in sorted(Path(name.removeprefix("local-dir:")).glob("*.*")):
                 check_fetched(path)
-        return timm.create_model(name, pretrained=True).eval()
+        with in_float32():
+            return timm.create_model(name, pretrained=True).eval()
     except TicketError:
         raise
     except Exception as error:  # timm, the Hub's client and torch raise many kinds

@@ -144,7 +144,11 @@ class _Seeded(nn.Module):
 
     def _make_table(self) -> None:
         """Make what :meth:`masked` looks weights up in, where the bits are."""
-        size = int(torch.tensor(self.spec.scale, device="cpu").view(torch.int32)) if self._is_constant else -1
+        size = (
+            int(torch.tensor(self.spec.scale, dtype=torch.float32, device="cpu").view(torch.int32))
+            if self._is_constant
+            else -1
+        )
         rows = math.gcd(math.ceil(self._count / 8), 64)
         halves = torch.tensor([0x0F, 0xF0], dtype=torch.uint8, device=self.bits.device).view(2, 1, 1)
         self._at_hand = self.bits, _fours(size).to(self.bits.device).expand(2, rows, 256), halves
@@ -166,7 +170,7 @@ class _Masked(nn.Module):
     def __init__(self, seeded: _Seeded, mask: torch.Tensor | None) -> None:
         super().__init__()
         self.register_buffer("mask", mask)
-        self.register_buffer("like", torch.empty(0, device="cpu"), persistent=False)
+        self.register_buffer("like", torch.empty(0, dtype=torch.float32, device="cpu"), persistent=False)
         self._shared = (seeded,)  # in a tuple, as no part of this module
 
     def weight(self) -> torch.Tensor:

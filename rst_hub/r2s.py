@@ -1,11 +1,8 @@
 """R2S: several tickets of one random network, each input answered by a random one (paper, section 6.2)."""
 
-import contextlib
 import inspect
 import os
-import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,12 +15,6 @@ from .ticket import Ticket
 
 _SHARED = ("architecture", "timm_kwargs", "init", "pretrained_cfg")
 """What the members have in common."""
-_DRAWS = "an R2S answers each sample by a member that it draws"
-_ATTACKED = (
-    "attacked as one model it looks more robust than it is, because the attacker does not know which member answers. "
-    "Give the attack all members"
-)
-_MEASURED = "this accuracy is that of one random draw. For its exact expectation give all members"
 
 
 def _uncompiled(recursive: bool = True) -> Any:
@@ -70,6 +61,9 @@ class R2S(nn.Module):
             positive number a ticket that sum to 1, ``per`` is something else, or a pool is given for whole members.
         TicketError: a ticket does not make the weights it was drawn with.
     """
+
+    draws_members = True
+    """What :mod:`rst_hub.randomised` knows such a module by."""
 
     def __init__(
         self,
@@ -172,7 +166,7 @@ class R2S(nn.Module):
     def expected(self, x: torch.Tensor) -> torch.Tensor:
         """Return the exact mean of the members' class probabilities, (N, classes): what an adaptive attacker climbs."""
         probabilities = self.all_logits(x).float().softmax(-1)  # an autocast's precision would not be exact
-        shares = torch.tensor(self.probabilities, device=x.device)
+        shares = torch.tensor(self.probabilities, dtype=torch.float32, device=x.device)
         return (shares.view(-1, 1, 1) * probabilities).sum(0)
 
 
@@ -190,43 +184,3 @@ def shares_of(probabilities: Sequence[float] | None, count: int) -> tuple[float,
     if shares.shape != (count,) or not bool((shares > 0).all()) or abs(float(shares.sum()) - 1) > 1e-6:
         raise SettingsError(f"probabilities {probabilities}: give {count} positive numbers that sum to 1")
     return tuple((shares / shares.sum()).tolist())
-
-
-@contextlib.contextmanager
-def warned_of_draws(model: Any, *, attacked: bool = True) -> Iterator[None]:
-    """Warn once, here, of an R2S that is attacked or measured as one model; not again for what is done inside."""
-    if not warn_of_draws(model, attacked=attacked):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=_DRAWS)
-        yield
-
-
-def warn_of_draws(model: Any, *, attacked: bool = True) -> bool:
-    """Warn (UserWarning) if ``model``, or one of a list, is or has an R2S, and say whether it is so.
-
-    Args:
-        model: a module, another callable, or a list of them. A list of an R2S's members is what it should be.
-        attacked: whether it is attacked, or only measured.
-    """
-    models = model if isinstance(model, list | tuple) else [model]
-    found = [each for one in models if isinstance(one, nn.Module) for each in one.modules() if isinstance(each, R2S)]
-    if found:
-        told = _ATTACKED if attacked else _MEASURED
-        uneven = any(max(r2s.probabilities) - min(r2s.probabilities) > 1e-9 for r2s in found)
-        weigh = " A list takes its members as equally likely, which these are not: weigh what each of them leaves."
-        warnings.warn(
-            f"{_DRAWS}: {told}, list(r2s.members), or [PixelModel(m) for m in r2s.members] for pixels in [0, 1]."
-            + (weigh if uneven else ""),
-            stacklevel=_outside(),
-        )
-    return bool(found)
-
-
-def _outside() -> int:
-    """Return, as a stacklevel of the caller's, how far up is the first line that is not ours."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("rst_hub", "contextlib", "torch"):
-        frame, level = frame.f_back, level + 1
-    return level

@@ -13,6 +13,7 @@ before anything of the claimed size is allocated.
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -41,18 +42,21 @@ from .config import (
 )
 from .errors import ArchitectureError, IntegrityError, RstHubError, SettingsError, TicketError, printable
 from .files import given_path, new_folder, read_inside, reading, strict_json, write_files
-from .masking import EdgePopup, kept_counts
+from .masking import EdgePopup, check_neutral, kept_counts
 from .models import (
     TIMM_VERSION,
     Layout,
+    UndescribedInputWarning,
+    assumed_input,
     build_features,
     build_unfilled,
     carried_input,
     check_architecture,
+    check_channels,
     check_input,
     dense_bytes,
+    features_input,
     fill,
-    input_channels,
     set_input,
     state_layout,
 )
@@ -112,13 +116,17 @@ class Ticket:
 
         What was drawn is made anew and compared before it is returned, so that what is saved can be loaded.
 
+        An :class:`UndescribedInputWarning` names what it assumes of images and labels that nobody described.
+
         Raises:
             SettingsError: the model was not made by :func:`rst_hub.create_model` with the popup's Init, or has been
                 changed since, or its scores are not numbers; or the name is not of letters, digits, '.', '_' and '-'.
+            ArchitectureError: the model's pretrained_cfg is of images of other channels than the model takes.
         """
         source = getattr(popup.model, "rst_source", None)
         if source is None or source.init != popup.init:
             raise SettingsError("a ticket can only be drawn from a model of rst_hub.create_model with the same Init")
+        check_neutral(popup.model, source)
         name = f"r{popup.remaining_ratio:g}" if name is None else name
         if not TICKET_NAME.fullmatch(name):
             raise SettingsError(
@@ -127,6 +135,8 @@ class Ticket:
         nans = [key for key, scores in popup.scores.items() if not bool(scores.isfinite().all())]
         if nans:
             raise SettingsError(f"the model is no longer what create_model made: its scores {nans[:3]} are not finite")
+        check_channels(source.architecture, source.timm_kwargs, carried_input(popup.model))
+        _warn_of_assumptions(popup.model, source.architecture)
         popup.apply()
         tensors = {key: value.detach().cpu().clone() for key, value in popup.model.state_dict().items()}
         ticket = cls(
@@ -223,8 +233,7 @@ class Ticket:
             ArchitectureError: the architecture has no such form or no such level.
         """
         model = build_features(self.architecture, self.timm_kwargs, self.state_dict(), out_indices)
-        of_classes = ("num_classes", "label_names", "classifier")
-        set_input(model, {key: value for key, value in self.pretrained_cfg.items() if key not in of_classes})
+        set_input(model, features_input(self.pretrained_cfg))
         return model.eval()
 
     def verify(self) -> None:
@@ -364,6 +373,28 @@ def _sums(part: np.ndarray, words: int) -> Iterator[np.ndarray]:
     yield part[whole:]
 
 
+def _warn_of_assumptions(model: nn.Module, architecture: str) -> None:
+    assumed = assumed_input(model)
+    if not assumed:
+        return
+    words = {
+        "input_size": ("image_size", "images of {} x {} x {} (channels, height, width)"),
+        "mean": ("mean", "their mean {}"),
+        "std": ("std", "their standard deviation {}"),
+        "label_names": ("label_names", "classes without names, numbered"),
+    }
+    values = {key: value if key == "input_size" else [value] for key, value in assumed.items()}
+    said = ", ".join(words[key][1].format(*value) for key, value in values.items())
+    arguments = ", ".join(f"{words[key][0]}=..." for key in assumed)
+    warnings.warn(
+        f"nobody described the input of this {architecture}, so the ticket assumes {said}: whoever loads it prepares "
+        f"images that way. If yours are others, call rst_hub.describe_input(model, {arguments}) before Ticket.draw, or "
+        "give the same arguments to create_model",
+        UndescribedInputWarning,
+        stacklevel=3,
+    )
+
+
 def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:
     """Return (shape, dtype) of every tensor of the network that a config.json names, without allocating any.
 
@@ -374,11 +405,8 @@ def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:
     rst = config["rst"]
     check_architecture(rst["architecture"], rst["timm_kwargs"])
     check_input(config["pretrained_cfg"])
-    channels = input_channels(rst["architecture"], rst["timm_kwargs"])
-    said = {key: config["pretrained_cfg"].get(key) for key in ("input_size", "mean", "std")}
-    if any(v is not None and (v[0] if k == "input_size" else len(v)) != channels for k, v in said.items()):
-        raise ArchitectureError(f"{rst['architecture']} takes images of {channels} channels, its pretrained_cfg others")
-    layout = _layout(rst["architecture"], json.dumps(rst["timm_kwargs"], sort_keys=True), torch.get_default_dtype())
+    check_channels(rst["architecture"], rst["timm_kwargs"], config["pretrained_cfg"])
+    layout = _layout(rst["architecture"], json.dumps(rst["timm_kwargs"], sort_keys=True))
     # at the most, by features(): the weights made, a model of their features beside them, and what is made of a mask
     needed, free = dense_bytes(layout) * 9 // 4, psutil.virtual_memory().available
     if needed > free:
@@ -389,7 +417,7 @@ def claimed_layout(config: Mapping[str, Any]) -> dict[str, Layout]:
 
 
 @lru_cache(maxsize=8)
-def _layout(architecture: str, timm_kwargs: str, default: torch.dtype) -> dict[str, Layout]:
+def _layout(architecture: str, timm_kwargs: str) -> dict[str, Layout]:
     return state_layout(architecture, json.loads(timm_kwargs))
 
 
@@ -555,9 +583,11 @@ def _compare_layouts(
         )
         versions = provenance.get("versions")
         drawn = versions.get("timm", "unknown") if isinstance(versions, dict) else "unknown"
+        advice = f"Install timm {printable(drawn)}, which it was drawn with"
+        if drawn == TIMM_VERSION:
+            advice = "It was drawn with the same timm, so its files were edited, or something here changes timm"
         raise TicketError(
-            f"{len(different)} tensors differ from {architecture} of timm {TIMM_VERSION}: {shown}. "
-            f"Install timm {printable(drawn)}, which it was drawn with"
+            f"{len(different)} tensors differ from {architecture} of timm {TIMM_VERSION}: {shown}. {advice}"
         )
 
 

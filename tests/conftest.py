@@ -32,6 +32,13 @@ def make_popup(architecture="test_resnet", init=None, remaining_ratio=0.1, **kwa
     return EdgePopup(model, init, remaining_ratio)
 
 
+def described(model):
+    """Say of a model of create_model, whatever its channels and classes, that it knows its input; return it."""
+    values = (0.3,) * model.pretrained_cfg["input_size"][0]
+    describe_input(model, 32, values, values, [str(number) for number in range(model.num_classes)])
+    return model
+
+
 @pytest.fixture(scope="session")
 def ticket():
     popup = make_popup()

@@ -18,8 +18,9 @@ def through_timm(folder, pretrained=True, **kwargs):
         return timm.create_model(f"local-dir:{folder}", pretrained=pretrained, **kwargs)
     import json
 
-    arguments = {**json.loads((folder / "config.json").read_text())["model_args"], **kwargs}
-    cfg = {"source": "local-dir", "file": str(folder)}
+    config = json.loads((folder / "config.json").read_text())
+    arguments = {**config["model_args"], **kwargs}
+    cfg = {**config["pretrained_cfg"], "source": "local-dir", "file": str(folder)}
     return timm.create_model("rst", pretrained=pretrained, pretrained_cfg=cfg, **arguments)
 
 
@@ -95,3 +96,118 @@ def test_what_it_cannot_do_is_an_error(folder):
         timm.create_model("rst", pretrained=True, base="test_resnet", seed=0)
     with pytest.raises(ArchitectureError):
         rst_hub.create_model("rst", rst_hub.Init(0))
+
+
+def prepared(model):
+    """Return how timm prepares a model's images."""
+    config = timm.data.resolve_model_data_config(model)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+
+
+@pytest.mark.parametrize("arguments", [{}, {"pretrained": False}, {"features_only": True}])
+def test_an_overlay_changes_how_images_are_prepared(folder, arguments):
+    overlay = {"input_size": (3, 64, 64), "mean": (0.1, 0.2, 0.3), "std": [0.4, 0.5, 0.6], "interpolation": "bicubic"}
+    model = through_timm(folder, pretrained_cfg_overlay={**overlay, "crop_pct": 0.9}, **arguments)
+    found, plain = prepared(model), through_timm(folder, **arguments)
+    assert (found["input_size"][-2:], found["mean"], found["std"]) == ([64, 64], [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert (found["interpolation"], found["crop_pct"]) == ("bicubic", 0.9)
+    assert (prepared(plain)["input_size"][-2:], prepared(plain)["mean"]) == ([32, 32], [0.3, 0.3, 0.3])
+    assert same(model.state_dict(), plain.state_dict())
+
+
+def test_an_overlay_names_labels_also_those_of_a_new_classifier(folder):
+    assert through_timm(folder, pretrained_cfg_overlay={"label_names": list("abcdefghij")}).pretrained_cfg[
+        "label_names"
+    ] == list("abcdefghij")
+    three = through_timm(folder, num_classes=3, pretrained_cfg_overlay={"label_names": list("abc"), "num_classes": 3})
+    assert three.pretrained_cfg["label_names"] == list("abc")
+    with pytest.raises(ArchitectureError, match="3 classes were given for a model of 10"):
+        through_timm(folder, pretrained_cfg_overlay={"label_names": list("abc")})
+    with pytest.raises(ArchitectureError, match="no labels"):
+        through_timm(folder, features_only=True, pretrained_cfg_overlay={"label_names": list("abcdefghij")})
+
+
+def test_an_overlay_that_would_be_false_or_of_other_weights_is_refused(folder, tmp_path):
+    vit = rst_hub.Ticket.draw(make_popup("test_vit", img_size=32)).save(tmp_path / "vit")
+    refused = {
+        "file='/x.bin'": (folder, {"file": "/x.bin"}),
+        "hf_hub_id": (folder, {"hf_hub_id": "other/model"}),
+        "custom_load": (folder, {"custom_load": True}),
+        "num_classes": (folder, {"num_classes": 3}),
+        "first_conv": (folder, {"first_conv": "stem"}),
+        "pool_size": (folder, {"pool_size": (7, 7)}),
+        r"takes \[3, 32, 32\] only": (vit, {"input_size": (3, 64, 64)}),
+        r"input_size=\[1, 32, 32\]": (folder, {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}),
+        "std": (folder, {"std": (0, 1, 1)}),
+        "give a dict": (folder, "in1k"),
+    }
+    for match, (of, overlay) in refused.items():
+        with pytest.raises(ArchitectureError, match=match.partition("=")[0] if "'" in match else match):
+            through_timm(of, pretrained_cfg_overlay=overlay)
+    with pytest.raises(ArchitectureError, match="takes \\[3, 32, 32\\] only"):
+        through_timm(vit, pretrained=False, pretrained_cfg_overlay={"input_size": (3, 64, 64)})
+    own = {"input_size": (3, 32, 32), "num_classes": 10, "fixed_input_size": False}
+    assert same(through_timm(folder, pretrained_cfg_overlay=own).state_dict(), through_timm(folder).state_dict())
+
+
+def called(folder, **kwargs):
+    """Call the entrypoint as timm does for a folder, with all that a caller can add there."""
+    kwargs["pretrained_cfg"] = {"source": "local-dir", "file": str(folder), **kwargs.get("pretrained_cfg", {})}
+    return timm.create_model("rst", pretrained=True, **kwargs)
+
+
+def test_what_timm_is_told_of_a_ticket_is_compared_with_it(folder):
+    ours = rst_hub.from_pretrained(folder).state_dict()
+    agreeing = {"base": "test_resnet", "seed": 0, "num_classes": 10, "in_chans": 3}
+    assert same(called(folder, pretrained_model_args=agreeing).state_dict(), ours)
+    assert same(called(folder, pretrained_cfg={"mean": (0.3, 0.3, 0.3)}).state_dict(), ours)
+    for false in ({"seed": 1}, {"in_chans": 1}, {"num_classes": 3}, {"base": "test_vit"}, {"x": 1}):
+        with pytest.raises(ArchitectureError, match="pretrained_model_args says"):
+            called(folder, pretrained_model_args=false)
+    for false in ({"mean": (0.5, 0.5, 0.5)}, {"input_size": (3, 64, 64)}, {"num_classes": 3}):
+        with pytest.raises(ArchitectureError, match="give pretrained_cfg_overlay"):
+            called(folder, pretrained_cfg=false)
+    for nothing in ("in1k", {"source": "local-dir"}, {"source": "hf-hub"}, {"url": "http://127.0.0.1/x"}):
+        with pytest.raises(ArchitectureError, match=r"give a dict|hf-hub:org/name"):
+            timm.create_model("rst", pretrained=True, pretrained_cfg=nothing)
+    for moved in ({"device": "cpu"}, {"dtype": torch.float32}):
+        with pytest.raises(ArchitectureError, match=r"move the model with \.to"):
+            called(folder, **moved)
+
+
+def test_the_dense_network_has_the_tickets_input(folder, tmp_path):
+    dense = through_timm(folder, pretrained=False)
+    assert prepared(dense) == prepared(rst_hub.from_pretrained(folder))
+    assert dense.pretrained_cfg["label_names"] == list("0123456789")
+    other = through_timm(folder, pretrained=False, num_classes=3)
+    assert (other.pretrained_cfg["num_classes"], "label_names" in other.pretrained_cfg) == (3, False)
+    assert prepared(other)["mean"] == [0.3, 0.3, 0.3]
+    grey = through_timm(folder, pretrained=False, in_chans=1)
+    assert (grey.pretrained_cfg["input_size"], grey.pretrained_cfg["mean"]) == ([1, 160, 160], [0.5])
+    vit = rst_hub.Ticket.draw(make_popup("test_vit", img_size=32)).save(tmp_path / "vit")
+    larger = through_timm(vit, pretrained=False, img_size=64)
+    assert (larger.pretrained_cfg["input_size"], larger.pretrained_cfg["mean"]) == ([3, 64, 64], [0.3, 0.3, 0.3])
+
+
+def test_what_timm_does_itself_it_still_does(folder, tmp_path):
+    other = rst_hub.create_model("test_resnet", rst_hub.Init(1), num_classes=10)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    loaded = through_timm(folder, checkpoint_path=str(tmp_path / "other.pth"), cache_dir=str(tmp_path))
+    assert same(loaded.state_dict(), other.state_dict())
+    for flag in ("exportable", "scriptable", "no_jit"):
+        assert same(through_timm(folder, **{flag: True}).state_dict(), rst_hub.from_pretrained(folder).state_dict())
+    seen = []
+    build = timm.models.model_entrypoint("test_resnet")
+
+    def watched(*arguments, **kwargs):
+        seen.append((timm.layers.is_exportable(), timm.layers.is_scriptable()))
+        return build(*arguments, **kwargs)
+
+    entrypoints = timm.models._registry._model_entrypoints
+    entrypoints["test_resnet"] = watched
+    try:
+        through_timm(folder, exportable=True)
+        through_timm(folder, scriptable=True)
+    finally:
+        entrypoints["test_resnet"] = build
+    assert (seen[0], seen[-1]) == ((True, False), (False, True))

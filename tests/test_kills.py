@@ -35,7 +35,7 @@ def killed(output, delay):
         env={**ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
     )
     with process:
-        assert "run folder" in process.stdout.readline()
+        assert any("run folder" in line for line in process.stdout)  # the last line before the search begins
         time.sleep(delay)
         lived = process.poll() is None
         os.kill(process.pid, signal.SIGKILL)

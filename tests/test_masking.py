@@ -1,12 +1,14 @@
 import copy
+import pickle
 
 import pytest
+import timm
 import torch
 from conftest import make_popup
 from published import StraightThrough, sorted_mask
 from torch.nn import functional
 
-from rst_hub import EdgePopup, Init, create_model
+from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
 from rst_hub.errors import ArchitectureError, SettingsError
 from rst_hub.masking import kept_count, kept_counts, top_k_mask
 
@@ -180,3 +182,98 @@ def test_bad_arguments_are_refused():
         EdgePopup(model, Init(0), 0.1, score_seed=-1)
     with pytest.raises(ArchitectureError, match="no convolution or linear"):
         EdgePopup(torch.nn.ReLU(), Init(0), 0.1)
+
+
+def small(init=None, **kwargs):
+    return create_model("test_resnet", init or Init(0), num_classes=10, **kwargs)
+
+
+def trained(model, parameters=None):
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(list(parameters or model.parameters()), lr=0.1)
+    functional.cross_entropy(model.train()(x), torch.arange(4)).backward()
+    optimizer.step()
+    return model
+
+
+def loaded(model, other):
+    model.load_state_dict(other.state_dict())
+    return model
+
+
+def with_neutral_ones_trained(model, leaf):
+    parameters = [parameter.requires_grad_() for name, parameter in model.named_parameters() if name.endswith(leaf)]
+    return trained(model, parameters)
+
+
+def with_another_head(model):
+    model.reset_classifier(7)
+    return model
+
+
+NOT_RANDOM = {
+    "timm's own": (lambda: timm.create_model("test_resnet", num_classes=10), "not made by rst_hub.create_model"),
+    "a ticket's": (lambda: Ticket.draw(make_popup()).model(), "not made by rst_hub.create_model"),
+    "in a wrapper": (lambda: PixelModel(make_popup().model), "not a wrapper"),
+    "of another seed": (lambda: small(Init(1)), "seed=1"),
+    "of another distribution": (lambda: small(Init(0, "kaiming_normal")), "kaiming_normal"),
+    "trained": (lambda: trained(small()), r"\['conv1.0.weight'"),
+    "trained after a search": (lambda: trained(make_popup().model), r"\['conv1.0.weight'"),
+    "of loaded weights": (lambda: loaded(small(), small(Init(1))), r"\['conv1.0.weight'"),
+    "trained in half precision": (lambda: trained(small()).bfloat16(), r"\['conv1.0.weight'"),
+    "of a new classifier": (lambda: with_another_head(small()), r"\['fc.weight'\] are of other layers"),
+    "of trained norms": (lambda: with_neutral_ones_trained(small(), "bn1.weight"), r"\['conv1.1.weight'|bn1.weight'"),
+    "of trained biases": (lambda: with_neutral_ones_trained(small(), "fc.bias"), r"\['fc.bias'\]"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_RANDOM)
+def test_weights_that_a_seed_did_not_make_are_not_overwritten(kind):
+    make, match = NOT_RANDOM[kind]
+    model = make()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(SettingsError, match=match):
+        EdgePopup(model, Init(0), 0.1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_moved_table_of_positions_is_named():
+    model = create_model("test_vit", Init(0), num_classes=10, img_size=32)
+    with torch.no_grad():
+        model.pos_embed[0, 0, 0] += 1
+    with pytest.raises(SettingsError, match=r"'pos_embed'.*masks over trained weights are not supported yet"):
+        EdgePopup(model, Init(0), 0.1)
+
+
+def test_a_neutral_parameter_that_was_changed_since_is_not_drawn():
+    popup = make_popup()
+    with torch.no_grad():
+        popup.model.fc.bias.add_(1)
+    with pytest.raises(SettingsError, match=r"no longer what create_model made: its tensors \['fc.bias'\]"):
+        Ticket.draw(popup)
+
+
+@pytest.mark.parametrize("distribution", ["signed_kaiming_constant", "kaiming_normal"])
+def test_a_random_network_may_be_masked_moved_and_cast(distribution):
+    init = Init(0, distribution)
+    plain = EdgePopup(small(init), init, 0.1)
+    ways = {
+        "masked": lambda model: model,
+        "channels last": lambda model: model.to(memory_format=torch.channels_last),
+        "bfloat16": lambda model: model.bfloat16(),
+        "half": lambda model: model.half(),
+        "double": lambda model: model.double(),
+        "there and back": lambda model: model.half().float(),
+        "twice": lambda model: model.bfloat16().half(),
+        "copied": copy.deepcopy,
+        "pickled": lambda model: pickle.loads(pickle.dumps(model)),
+        "statistics moved": lambda model: model.train()(torch.rand(4, 3, 32, 32)) is not None and model,
+        "frozen": lambda model: model.requires_grad_(False),
+        "read back": lambda model: loaded(small(init), model),
+    }
+    for way, change in ways.items():
+        model = change(EdgePopup(small(init), init, 0.3).model)
+        popup = EdgePopup(model, init, 0.1)
+        assert all(torch.equal(mask, plain.masks()[name]) for name, mask in popup.masks().items()), way
+        assert all(torch.equal(weight, plain.weights[name]) for name, weight in popup.weights.items()), way
+    assert len(ways) == 12

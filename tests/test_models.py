@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import timm
 import torch
-from conftest import LABELS
+from conftest import LABELS, described
 from hub_server import add_commit
 from torch import nn
 
@@ -124,7 +124,7 @@ def test_a_class_count_that_is_not_the_models_is_refused():
         with pytest.raises(ArchitectureError, match="for a model of 4"):
             set_input(model, entry)
     with pytest.raises(ArchitectureError, match="3 classes were given for a model of 4"):
-        describe_input(model, 32, (0.5,) * 3, (0.5,) * 3, "abc")
+        describe_input(model, 32, (0.5,) * 3, (0.5,) * 3, list("abc"))
 
 
 def test_labels_for_a_model_without_a_classifier_are_refused():
@@ -139,7 +139,7 @@ def test_models_without_a_classifier_or_with_maps_as_outputs_are_tickets_too():
         ({"num_classes": 0, "global_pool": ""}, (1, 96, 1, 1)),
         ({"num_classes": 5, "in_chans": 2}, (1, 5)),
     ):
-        popup = EdgePopup(create_model("test_resnet", Init(0), **kwargs), Init(0), 0.3)
+        popup = EdgePopup(described(create_model("test_resnet", Init(0), **kwargs)), Init(0), 0.3)
         model = Ticket.draw(popup).model()
         assert model(torch.rand(1, kwargs.get("in_chans", 3), 32, 32)).shape == shape
         assert Ticket.draw(popup).timm_kwargs == kwargs
@@ -149,7 +149,7 @@ def test_dropout_is_off_in_a_search_and_back_in_its_ticket():
     model = create_model("test_vit", Init(0), num_classes=10, img_size=32, drop_rate=0.5, drop_path_rate=0.5).train()
     x = torch.rand(4, 3, 32, 32)
     assert torch.equal(model(x), model(x))
-    ticket = Ticket.draw(EdgePopup(model, Init(0), 0.3))
+    ticket = Ticket.draw(EdgePopup(described(model), Init(0), 0.3))
     assert ticket.timm_kwargs["drop_rate"] == ticket.timm_kwargs["drop_path_rate"] == 0.5
     tuned = ticket.model().train()
     assert not torch.equal(tuned(x), tuned(x))

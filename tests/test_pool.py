@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from conftest import make_popup
+from conftest import described, make_popup
 
 from rst_hub import R2S, EdgePopup, Init, PixelModel, Ticket, TicketPool, create_model, pgd
 from rst_hub.attacks import ThreatModel
@@ -88,7 +88,7 @@ def test_weights_that_are_not_read_as_attributes_are_told_apart():
 @pytest.mark.parametrize("architecture", ["sequencer2d_s", "coat_tiny"])
 def test_lstms_and_layers_of_several_names_compute_the_same(architecture):
     init = Init(0)
-    ticket = Ticket.draw(EdgePopup(create_model(architecture, init), init, 0.3))
+    ticket = Ticket.draw(EdgePopup(described(create_model(architecture, init)), init, 0.3))
     shared, whole = TicketPool().model(ticket), ticket.model()
     x = torch.rand(1, 3, 224, 224)
     with torch.inference_mode():
@@ -105,7 +105,7 @@ def test_lstms_and_layers_of_several_names_compute_the_same(architecture):
 )
 def test_six_tickets_take_a_quarter_more_than_one_dense_network_at_the_most(architecture, distribution, most):
     init = Init(0, distribution)
-    model = create_model(architecture, init, num_classes=10)
+    model = described(create_model(architecture, init, num_classes=10))
     pool = TicketPool()
     r2s = R2S((Ticket.draw(EdgePopup(model, init, ratio)) for ratio in SIX), pool=pool)
     dense = sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -127,7 +127,7 @@ def test_a_pool_of_two_tasks_grows_by_masks_only():
     assert sum(own_bytes(member) for member in relabelled.members) == masks + 2 * rest
     # a task of other classes shares all but the classifier
     init = Init(0)
-    three = Ticket.draw(EdgePopup(create_model("test_resnet", init, num_classes=3), init, 0.3))
+    three = Ticket.draw(EdgePopup(described(create_model("test_resnet", init, num_classes=3)), init, 0.3))
     other = pool.model(three)
     (classifier,) = [name for name in three.masks if three.seeded[name].shape != ten[0].seeded[name].shape]
     weights = three.masks[classifier].numel()

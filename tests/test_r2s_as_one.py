@@ -35,7 +35,7 @@ from rst_hub.attacks import kl_pgd
 from rst_hub.errors import SettingsError
 from rst_hub.evaluate import evaluate, outcomes
 from rst_hub.flags import inspect_model
-from rst_hub.r2s import warn_of_draws
+from rst_hub.randomised import warn_of_draws
 from rst_hub.suite import named_attack
 
 BUDGET = ThreatModel("Linf", 2 / 255)
