@@ -357,8 +357,10 @@ def default_name(recipe: str, settings: RunSettings) -> str:
     said: dict[str, Any] = {"model": settings.model, "attack": settings.attack, "seed": settings.seed}
     said |= {"dataset": parts[2], "eps": float(f"{settings.eps:g}"), "lr": settings.lr}
     if isinstance(settings, SearchSettings):
+        exact = [float(ratio) for ratio in ratios]
         several = settings.remaining_ratios is not None
-        said |= {"remaining_ratios": ",".join(ratios)} if several else {"remaining_ratio": float(ratios[0])}
+        said |= {"remaining_ratios": _listed(exact)} if several else {"remaining_ratio": exact[0]}
+        settings = dataclasses.replace(settings, remaining_ratios=_listed(ratios_of(settings)) if several else None)
     if len("-".join([*parts, *ratios])) > 120:  # of a long list the first and the last
         ratios, said = [ratios[0], "to", ratios[-1], "of", str(len(ratios))], {}
     parts += ["r" + "-".join(ratios)] if ratios else []
@@ -366,6 +368,10 @@ def default_name(recipe: str, settings: RunSettings) -> str:
     preset = {key: value for key, value in PRESETS[_preset_for(settings.dataset)].items() if key in names}
     usual = dataclasses.replace(type(settings)(), **{**preset, **said})
     return "-".join([*parts, f"s{settings.seed}", *hash_unless(settings, usual)])
+
+
+def _listed(ratios: Sequence[float]) -> str:
+    return ",".join(repr(ratio) for ratio in ratios)
 
 
 def hash_unless(settings: Any, usual: Any) -> list[str]:

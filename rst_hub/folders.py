@@ -106,7 +106,7 @@ def _one_split(folder: Path, aside: Iterable[Path] = ()) -> ClassFolders:
         files += [(image, path.name) for image in images]
         left_out += others
     if not files:
-        raise DataError(f"{folder} holds no image that can be read: give a folder of class folders of images")
+        raise DataError(f"{folder} cannot be read as images with labels: its class folders hold no image")
     notes = [f"{folder}: {len(files):,} images of {len(inside) - len(empty)} classes"]
     notes += (
         [f"{folder}: left out {len(left_out):,} files that are no images ({_counted(left_out)})"] if left_out else []

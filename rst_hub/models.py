@@ -205,7 +205,7 @@ def _own_values(model: Any, name: str) -> Any:
 def _normalisation(name: str, given: Any) -> torch.Tensor:
     """Return mean or std as float32 (C,) on the CPU; raise SettingsError for what cannot be one."""
     try:
-        values = torch.as_tensor(given, device="cpu").to(torch.float32)
+        values = torch.as_tensor(given, dtype=torch.float32, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         values = torch.zeros(0, device="cpu")
     values = values.detach().flatten() if values.ndim else values[None][:0]

@@ -146,6 +146,7 @@ def test_attacks_give_the_same_pictures():
         assert {pictures.dtype for pictures in found.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_autoattack_gives_the_same_pictures():
     pytest.importorskip("pyautoattack")
     torch.manual_seed(0)

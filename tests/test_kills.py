@@ -14,6 +14,7 @@ from conftest import ENVIRONMENT, ROOT, run_recipe
 import rst_hub
 from rst_hub.ticket import digest
 
+pytestmark = pytest.mark.slow
 SEARCH = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64", "--epochs", "6")
 WHOLE = {"checkpoint.pt", "metrics.jsonl", "settings.json", "ticket"}
 
@@ -68,7 +69,6 @@ def test_a_search_that_is_killed_once_ends_with_the_same_bits(uninterrupted, tmp
     assert {path.name for path in (tmp_path / "run").iterdir()} - {".lock"} == WHOLE
 
 
-@pytest.mark.slow
 def test_searches_that_are_killed_ten_times_end_with_the_same_bits(uninterrupted, tmp_path):
     struck = 0
     for number in range(20):
