@@ -174,10 +174,16 @@ def test_folders_are_named_after_all_settings(tmp_path, monkeypatch):
         ("--remaining-ratio", "0.0500001"),
         ("--holdout", "7"),
         ("--compile",),
+        ("--lr", "0.3"),
+        ("--remaining-ratios", "0.05"),  # a set of one
         (),
     ]
-    assert len({name(*more) for more in different}) == len(different) == 10
+    assert len({name(*more) for more in different}) == len(different) == 12
     assert name() == name("--output", "x") == name("--resume")
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    for here in (".", "./", "../photos"):
+        assert name("--dataset", here).startswith("search-preact_resnet18-photos-pgd-"), here
     assert settings.default_name("search", settings.parse(settings.SearchSettings, [], "")) == (
         "search-resnet10t-digits-fgsm-rs-eps8-r0.1-s0"
     )
