@@ -104,6 +104,47 @@ def test_a_file_in_two_splits_is_refused(vehicles):
         load_images(str(vehicles), "train")
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_that_a_split_of_ours_could_tear_apart_is_refused(tmp_path, link):
+    for i in range(10):
+        put(tmp_path / "cat" / f"{i}.png", i)
+        put(tmp_path / "dog" / f"{i}.png", 100 + i)
+    link(tmp_path / "cat" / "0.png", tmp_path / "cat" / "again.png")
+    with pytest.raises(DataError, match=r"cat/0.png and .*cat/again.png are one file: remove one of them"):
+        load_images(str(tmp_path), "train")
+
+
+def test_a_file_in_two_classes_is_refused(vehicles):
+    os.link(vehicles / "train" / "bus" / "1.png", vehicles / "train" / "train" / "9.png")
+    with pytest.raises(DataError, match=r"bus/1.png and .*train/9.png are one file in two classes"):
+        load_images(str(vehicles), "train")
+
+
+def test_an_image_may_be_linked_again_within_a_class_of_a_split(vehicles):
+    os.link(vehicles / "train" / "bus" / "1.png", vehicles / "train" / "bus" / "9.png")
+    assert values(load_images(str(vehicles), "train")) == [10, 11, 12, 11, 20, 21, 22]
+
+
+def test_a_class_whose_name_begins_with_underscores_is_a_class(tmp_path):
+    for name in ("__other__", "_background_", "cat"):
+        for i in range(5):
+            put(tmp_path / name / f"{i}.png", i)
+    put(tmp_path / "__MACOSX" / "cat" / "0.png")
+    assert load_images(str(tmp_path), "train").classes == ("__other__", "_background_", "cat")
+
+
+def test_runs_beside_the_class_folders_are_no_class(tmp_path):
+    for name in ("cat", "dog"):
+        for i in range(5):
+            put(tmp_path / name / f"{i}.png", i)
+    put(tmp_path / "runs" / "search-x" / "settings.json")
+    put(tmp_path / "runs" / "search-x" / "ticket" / "config.json")
+    put(tmp_path / "runs" / "transfer-x" / "transfer.png")
+    images = load_images(str(tmp_path), "train")
+    assert images.classes == ("cat", "dog")
+    assert images.notes[1] == f"{tmp_path}: left out runs, which holds runs of recipes"
+
+
 def test_links_are_followed_and_dead_ones_named(vehicles, tmp_path):
     (vehicles / "train" / "bus").rename(tmp_path / "elsewhere")
     os.symlink(tmp_path / "elsewhere", vehicles / "train" / "bus")
