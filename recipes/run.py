@@ -116,9 +116,10 @@ def start(recipe: str, settings: RunSettings) -> Run:
         test = load_images(settings.dataset, "test", image_size=settings.image_size, **columns)
         data = {"train": fingerprint(everything), "test": fingerprint(test)}
         image_size, everything, test, notes = at_one_size(settings, everything, test)
+    check_output(output, recipe, settings, precision, free=(*_FREE_ON_RESUME, *_FITTED), data=data)
     _check_classes(everything, test)
     settings, changed = fitted(settings, len(everything), parts)
-    check_output(output, recipe, settings, precision, free=_FREE_ON_RESUME, data=data)
+    check_output(output, recipe, settings, precision, free=_FREE_ON_RESUME)
     train, holdout = split_off(everything, settings.holdout, settings.seed)
     wanted = len(test) if settings.test_samples is None else settings.test_samples
     if settings.test_samples is None and settings.max_steps is not None:

@@ -205,6 +205,13 @@ def test_a_folder_with_train_alone_is_split_too(vehicles):
     assert list(class_folders(vehicles / "train")) == [ALL]
 
 
+def test_splits_that_nothing_is_taken_from_are_named(vehicles):
+    for split in ("val", "training"):
+        put(vehicles / split / "bus" / "0.png")
+    for split in ("train", "test"):
+        assert load_images(str(vehicles), split).notes[-1] == f"{vehicles}: left out the splits training, val"
+
+
 def test_names_of_splits_may_begin_with_a_capital(vehicles):
     (vehicles / "train").rename(vehicles / "Training")
     (vehicles / "test").rename(vehicles / "VAL")

@@ -86,6 +86,10 @@ def test_other_data_are_no_continuation(photos, tmp_path):
             run(search_recipe, *arguments, "--dataset", dataset, "--epochs", "1", "--resume")
         return str(caught.value)
 
+    fewer = shutil.copytree(data, tmp_path / "fewer")
+    for i in range(5):  # so that the default hold-out is another one too
+        (fewer / "heron" / f"{i}.jpg").unlink()
+    assert "was begun with other data: the training and test images" in resumed(fewer)
     ended = "so this search has ended"
     assert ended in resumed(data)
     assert ended in resumed(shutil.copytree(data, tmp_path / "elsewhere"))
