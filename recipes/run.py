@@ -157,7 +157,9 @@ def _check_multiple(batch_size: int, parts: int) -> None:
 
 
 def _check_classes(train: Images, test: Images) -> None:
-    """Raise DataError where a class is to be told that no training image shows."""
+    """Raise DataError where there are no two classes, or one is to be told that no training image shows."""
+    if len(train.classes) < 2:
+        raise DataError(f"all images are of one class, {train.classes[0]}: a network tells two or more apart")
     unseen = [test.classes[number] for number in test.labels.unique().tolist() if number not in train.labels]
     if unseen:
         more = "" if len(unseen) <= 5 else f" and {len(unseen) - 5} more"

@@ -143,7 +143,10 @@ def _check_apart(splits: dict[str, ClassFolders]) -> None:
     for name, split in splits.items():
         for path, label in split.files:
             try:
+                str(path).encode()
                 found = path.stat()
+            except UnicodeEncodeError as error:
+                raise DataError(f"{printable(path, 300)} is not UTF-8: rename it") from error
             except OSError as error:
                 raise DataError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
             other, where, kind = seen.setdefault((found.st_dev, found.st_ino), (path, name, label))

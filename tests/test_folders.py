@@ -163,6 +163,19 @@ def test_a_name_that_no_ticket_can_hold_is_refused_before_the_search(vehicles):
         load_images(str(vehicles), "train")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names on Windows are Unicode")
+@pytest.mark.parametrize("name", ["D/cat/0\udcff.png", "D\udcff/cat/0.png"])
+def test_a_path_that_is_not_utf_8_is_refused_by_name(tmp_path, name):
+    path = tmp_path / name
+    try:
+        path.parent.mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"\?.* is not UTF-8: rename it"):
+        load_images(str(path.parent.parent), "train")
+
+
 def test_a_folder_that_cannot_be_read_is_named(vehicles, monkeypatch):
     def scandir(path):
         if str(path).endswith("bus"):

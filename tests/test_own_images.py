@@ -76,6 +76,15 @@ def test_a_folder_of_class_folders_is_all_that_a_search_needs(tmp_path):
     assert "45 test images of my_photos" in found.stdout  # the same fifth
 
 
+def test_a_single_class_is_refused_as_such(tmp_path):
+    make_photos(tmp_path / "photos", 10)
+    for name in ("dog", "heron"):
+        shutil.rmtree(tmp_path / "photos" / name)
+    with pytest.raises(DataError, match="all images are of one class, cat: a network tells two or more apart"):
+        run(search_recipe, *TINY, "--dataset", tmp_path / "photos", "--output", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_data_are_no_continuation(photos, tmp_path):
     data = shutil.copytree(photos, tmp_path / "data")
     arguments = (*TINY, "--batch-size", "16", "--output", tmp_path / "run")
