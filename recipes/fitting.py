@@ -70,6 +70,11 @@ def fitted(settings: RunSettings, images: int, parts: int) -> tuple[RunSettings,
             f"--batch-size is {batch}, so that {left} images make {left // batch} steps an epoch, and not "
             f"{settings.batch_size}"
         )
+    elif batch == defaults.batch_size and batch % parts:
+        batch = max(parts, batch // parts * parts)
+        notes.append(
+            f"--batch-size is {batch}, a multiple of {parts} (processes x steps), and not {settings.batch_size}"
+        )
     if not wrong and batch > left:
         wrong.append(f"--batch-size {batch} is more than the {left} training images")
     report_all(wrong)

@@ -116,9 +116,10 @@ def start(recipe: str, settings: RunSettings) -> Run:
         test = load_images(settings.dataset, "test", image_size=settings.image_size, **columns)
         data = {"train": fingerprint(everything), "test": fingerprint(test)}
         image_size, everything, test, notes = at_one_size(settings, everything, test)
+    check_output(output, recipe, settings, precision, free=(*_FREE_ON_RESUME, *_FITTED), data=data)
     _check_classes(everything, test)
     settings, changed = fitted(settings, len(everything), parts)
-    check_output(output, recipe, settings, precision, free=_FREE_ON_RESUME, data=data)
+    check_output(output, recipe, settings, precision, free=_FREE_ON_RESUME)
     train, holdout = split_off(everything, settings.holdout, settings.seed)
     wanted = len(test) if settings.test_samples is None else settings.test_samples
     if settings.test_samples is None and settings.max_steps is not None:
@@ -156,7 +157,9 @@ def _check_multiple(batch_size: int, parts: int) -> None:
 
 
 def _check_classes(train: Images, test: Images) -> None:
-    """Raise DataError where a class is to be told that no training image shows."""
+    """Raise DataError where there are no two classes, or one is to be told that no training image shows."""
+    if len(train.classes) < 2:
+        raise DataError(f"all images are of one class, {train.classes[0]}: a network tells two or more apart")
     unseen = [test.classes[number] for number in test.labels.unique().tolist() if number not in train.labels]
     if unseen:
         more = "" if len(unseen) <= 5 else f" and {len(unseen) - 5} more"

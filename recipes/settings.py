@@ -352,14 +352,14 @@ def learning_rate(settings: RunSettings, epoch: int) -> float:
 
 def default_name(recipe: str, settings: RunSettings) -> str:
     """Return the name of a run's folder: what is read first, and a hash of all settings where those do not say all."""
-    parts = [recipe, settings.model, Path(settings.dataset).name, settings.attack, f"eps{settings.eps:g}"]
+    parts = [recipe, settings.model, Path(settings.dataset).resolve().name, settings.attack, f"eps{settings.eps:g}"]
     ratios = [f"{ratio:g}" for ratio in ratios_of(settings)] if isinstance(settings, SearchSettings) else []
     said: dict[str, Any] = {"model": settings.model, "attack": settings.attack, "seed": settings.seed}
-    said |= {"dataset": parts[2], "eps": float(f"{settings.eps:g}"), "lr": settings.lr}
+    said |= {"dataset": parts[2], "eps": float(f"{settings.eps:g}")}
     if isinstance(settings, SearchSettings):
         exact = [float(ratio) for ratio in ratios]
         several = settings.remaining_ratios is not None
-        said |= {"remaining_ratios": _listed(exact)} if several else {"remaining_ratio": exact[0]}
+        said |= {"remaining_ratios": _listed(exact)} if len(exact) > 1 else {"remaining_ratio": exact[0]}
         settings = dataclasses.replace(settings, remaining_ratios=_listed(ratios_of(settings)) if several else None)
     if len("-".join([*parts, *ratios])) > 120:  # of a long list the first and the last
         ratios, said = [ratios[0], "to", ratios[-1], "of", str(len(ratios))], {}

@@ -107,12 +107,13 @@ def load_images(
         return _digits(split, image_size or DIGITS_SIZE)
     splits, classes = read_splits(name, image_column, label_column)
     found = _chosen(name, splits, split)
+    unused = _unused(name, splits)
     if len(found.numbers) == 0:
         raise DataError(f"split {found.name} of data set {name} is empty")
     if found.numbers.min() < 0:
         raise DataError(f"data set {name}: a label of split {found.name} is missing: add it, or remove the image")
     images = Images(replace(found.rows, size=image_size), torch.from_numpy(found.numbers), classes, found.name)
-    images = replace(images, notes=found.notes)
+    images = replace(images, notes=(*found.notes, *unused))
     images = _without_broken(images, progress) if skip_broken else images
     return resized(images, image_size, progress)
 
@@ -315,12 +316,18 @@ def _digits(split: str, size: int) -> Images:
     return Images(rows, torch.from_numpy(data.target).long()[chosen], tuple("0123456789"), split)
 
 
-def _chosen(name: str, splits: Mapping[str, Split], wanted: str) -> Split:
-    """Return the split that a data set has for "train" or "test": one of its own, or a part of the only one."""
+def _candidates(splits: Mapping[str, Split]) -> tuple[list[Split], list[Split], list[Split]]:
+    """Return the splits to train on, those to test on, and of the latter those with labels; each best first."""
     named = {key: split for split in splits.values() for key in [split.name.lower()]}
     of_train = [named[alias] for alias in (*SPLITS["train"], ALL) if alias in named]
     of_test = [named[alias] for alias in SPLITS["test"] if alias in named and len(named[alias].numbers)]
     labelled = [split for split in of_test if split.numbers.max() >= 0]  # ImageNet's test labels are kept secret
+    return of_train, of_test, labelled
+
+
+def _chosen(name: str, splits: Mapping[str, Split], wanted: str) -> Split:
+    """Return the split that a data set has for "train" or "test": one of its own, or a part of the only one."""
+    of_train, of_test, labelled = _candidates(splits)
     if wanted == "train" and not of_train:
         raise DataError(f"data set {name} has the splits {', '.join(splits)}, and none for train: add one named train")
     if wanted == "test" and of_test and not of_train:
@@ -330,6 +337,14 @@ def _chosen(name: str, splits: Mapping[str, Split], wanted: str) -> Split:
     if not labelled:
         return _part_of(name, of_train[0], wanted)
     return of_train[0] if wanted == "train" else labelled[0]
+
+
+def _unused(name: str, splits: Mapping[str, Split]) -> tuple[str, ...]:
+    """Return a note on the splits that neither training nor test images are from; none where all are used."""
+    of_train, of_test, labelled = _candidates(splits)
+    used = [split.name for split in (*of_train[:1], *(labelled or ([] if of_train else of_test))[:1])]
+    left = [split.name for split in splits.values() if split.name not in used]
+    return (f"{name}: left out the splits {', '.join(sorted(left))}",) if left else ()
 
 
 def _part_of(name: str, split: Split, wanted: str) -> Split:

@@ -25,6 +25,8 @@ SPLITS = {
 ALL = "all"
 """The one split of a folder of class folders."""
 
+_OF_TOOLS = ("__MACOSX", "__pycache__")
+
 
 @dataclass(frozen=True)
 class ClassFolders:
@@ -85,6 +87,8 @@ def visible_files(folder: Path) -> Iterator[Path]:
 def _one_split(folder: Path, aside: Iterable[Path] = ()) -> ClassFolders:
     """Return the images of the class folders in ``folder``; the files ``aside`` are left out."""
     inside, loose = _visible(folder)
+    runs = [path for path in inside if path.name == "runs" and any(path.glob("*/settings.json"))]
+    inside = [path for path in inside if path not in runs]
     stray = [path for path in loose if path not in set(aside) and is_image(path)]
     if stray:
         raise DataError(f"{stray[0]} lies outside of the class folders of {folder}: move it into one, or remove it")
@@ -112,6 +116,7 @@ def _one_split(folder: Path, aside: Iterable[Path] = ()) -> ClassFolders:
         [f"{folder}: left out {len(left_out):,} files that are no images ({_counted(left_out)})"] if left_out else []
     )
     notes += [f"{folder}: left out {_named(empty)}, which hold nothing"] if empty else []
+    notes += [f"{folder}: left out runs, which holds runs of recipes"] if runs else []
     return ClassFolders(files, tuple(notes))
 
 
@@ -133,24 +138,29 @@ def _of_class(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _check_apart(splits: dict[str, ClassFolders]) -> None:
-    """Raise DataError for a file that is in two splits by a link."""
-    seen: dict[tuple[int, int], tuple[Path, str]] = {}
+    """Raise DataError for a file that is in two splits or classes by a link, or twice in what is split later."""
+    seen: dict[tuple[int, int], tuple[Path, str, str]] = {}
     for name, split in splits.items():
-        for path, _ in split.files:
+        for path, label in split.files:
             try:
+                str(path).encode()
                 found = path.stat()
+            except UnicodeEncodeError as error:
+                raise DataError(f"{printable(path, 300)} is not UTF-8: rename it") from error
             except OSError as error:
                 raise DataError(f"{path} cannot be read ({error.strerror}): mend or remove it") from error
-            other, where = seen.setdefault((found.st_dev, found.st_ino), (path, name))
-            if where != name:
-                raise DataError(f"{other} and {path} are one file in two splits: remove one of them")
+            other, where, kind = seen.setdefault((found.st_dev, found.st_ino), (path, name, label))
+            twice = " in two splits" if where != name else " in two classes" if kind != label else ""
+            if twice or (other != path and len(splits) == 1):
+                raise DataError(f"{other} and {path} are one file{twice}: remove one of them")
 
 
 def _visible(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return (folders, files) of a folder by their names' order, but for hidden ones and those of tools ("__x__")."""
+    """Return (folders, files) of a folder by their names' order, but for hidden ones and those of tools."""
     try:
         with os.scandir(folder) as entries:
-            shown = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith((".", "__")))
+            named = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _OF_TOOLS]
+            shown = sorted((entry.name, entry.is_dir()) for entry in named)
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror or error}): check its permissions") from error
     return [folder / name for name, is_dir in shown if is_dir], [folder / name for name, is_dir in shown if not is_dir]

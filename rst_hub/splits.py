@@ -204,7 +204,15 @@ def _tables(name: str, is_folder: bool) -> dict[str, Any]:
         return _read(name, lambda: _built(name, datasets.load_dataset_builder(str(folder))))
     by_split = _by_split(folder, chosen)
     if kind == "imagefolder":
-        by_split = _by_split(folder, [path for path in files if is_image(path) or path.name in _METADATA])
+        by_split = _by_split(
+            folder, [path for path in files if is_image(path) or path.name in _METADATA], by_name=False
+        )
+        bare = [split for split, paths in by_split.items() if not any(path.name in _METADATA for path in paths)]
+        if bare:
+            raise DataError(
+                f"data set {name} has no metadata file among the images of split {bare[0]}: put the lines of each "
+                "split into its own folder, as in test/metadata.csv, with file names from there on"
+            )
     escaped = {split: [glob.escape(str(path)) for path in paths] for split, paths in by_split.items()}
     return _read(name, lambda: _built(name, datasets.load_dataset_builder(kind, data_files=escaped)))
 
@@ -220,7 +228,7 @@ def _kind_of(files: Sequence[Path]) -> tuple[str | None, list[Path]]:
     return kind, [path for path in files if _TABLES.get(path.suffix.lower()) == kind]
 
 
-def _by_split(folder: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
+def _by_split(folder: Path, files: Iterable[Path], *, by_name: bool = True) -> dict[str, list[Path]]:
     """Return files by the split that a folder on their way, or else their own name, is called after; else "train"."""
     found: dict[str, list[Path]] = defaultdict(list)
     known = {alias: alias for names in SPLITS.values() for alias in names}
@@ -228,7 +236,7 @@ def _by_split(folder: Path, files: Iterable[Path]) -> dict[str, list[Path]]:
         parts = path.relative_to(folder).parts
         above = [part.lower() for part in parts[:-1] if part.lower() in known]
         within = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word in known]
-        words = list(dict.fromkeys(above[:1] or within))
+        words = list(dict.fromkeys(above[:1] or (within if by_name else [])))
         if len(words) > 1:
             raise DataError(f"{path} is called after two splits, {' and '.join(words)}: rename it")
         found[words[0] if words else "train"].append(path)
@@ -244,17 +252,27 @@ def _saved(folder: Path) -> dict[str, Any]:
 
 def _built(name: str, builder: Any) -> dict[str, Any]:
     """Return what a builder of the datasets library makes, unless it puts a file into two splits."""
-    seen: dict[str, str] = {}
+    seen: dict[Any, str] = {}
     for split, files in (builder.config.data_files or {}).items():
         for file in files:
-            if seen.setdefault(str(file), str(split)) != str(split):
+            other = seen.setdefault(_identity(str(file)), str(split))
+            if other != str(split):
                 raise DataError(
-                    f"data set {name}: {printable(file, 300)} is in two splits, {seen[str(file)]} and {split}: say "
+                    f"data set {name}: {printable(file, 300)} is in two splits, {other} and {split}: say "
                     "which files are which split in the data set's README.md (configs: data_files), or move them into "
                     "folders called train and test"
                 )
     builder.download_and_prepare()
     return dict(builder.as_dataset())
+
+
+def _identity(file: str) -> tuple[int, int] | str:
+    """Return what two names of one file have in common."""
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):  # on the Hub
+        return file
+    return found.st_dev, found.st_ino
 
 
 def _read(name: str, work: Any) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def test_defaults_give_way_to_few_images_and_say_so():
     assert fit(3_000) == (600, 256, 1)
     assert fit(180) == (36, 32, 2)
     assert fit(180, parts=6) == (36, 30, 2)
+    assert fit(50_000, parts=3) == (1000, 255, 1)  # unequal parts would weigh their images unequally
+    assert fit(50_000, parts=300) == (1000, 300, 1)
     assert fit(10) == (2, 2, 2)
     assert fit(180, holdout=20, batch_size=100) == (20, 100, 0)  # what was chosen is never changed
     _, notes = fitting.fitted(settings.SearchSettings(), 180, 1)

@@ -104,6 +104,47 @@ def test_a_file_in_two_splits_is_refused(vehicles):
         load_images(str(vehicles), "train")
 
 
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_that_a_split_of_ours_could_tear_apart_is_refused(tmp_path, link):
+    for i in range(10):
+        put(tmp_path / "cat" / f"{i}.png", i)
+        put(tmp_path / "dog" / f"{i}.png", 100 + i)
+    link(tmp_path / "cat" / "0.png", tmp_path / "cat" / "again.png")
+    with pytest.raises(DataError, match=r"cat/0.png and .*cat/again.png are one file: remove one of them"):
+        load_images(str(tmp_path), "train")
+
+
+def test_a_file_in_two_classes_is_refused(vehicles):
+    os.link(vehicles / "train" / "bus" / "1.png", vehicles / "train" / "train" / "9.png")
+    with pytest.raises(DataError, match=r"bus/1.png and .*train/9.png are one file in two classes"):
+        load_images(str(vehicles), "train")
+
+
+def test_an_image_may_be_linked_again_within_a_class_of_a_split(vehicles):
+    os.link(vehicles / "train" / "bus" / "1.png", vehicles / "train" / "bus" / "9.png")
+    assert values(load_images(str(vehicles), "train")) == [10, 11, 12, 11, 20, 21, 22]
+
+
+def test_a_class_whose_name_begins_with_underscores_is_a_class(tmp_path):
+    for name in ("__other__", "_background_", "cat"):
+        for i in range(5):
+            put(tmp_path / name / f"{i}.png", i)
+    put(tmp_path / "__MACOSX" / "cat" / "0.png")
+    assert load_images(str(tmp_path), "train").classes == ("__other__", "_background_", "cat")
+
+
+def test_runs_beside_the_class_folders_are_no_class(tmp_path):
+    for name in ("cat", "dog"):
+        for i in range(5):
+            put(tmp_path / name / f"{i}.png", i)
+    put(tmp_path / "runs" / "search-x" / "settings.json")
+    put(tmp_path / "runs" / "search-x" / "ticket" / "config.json")
+    put(tmp_path / "runs" / "transfer-x" / "transfer.png")
+    images = load_images(str(tmp_path), "train")
+    assert images.classes == ("cat", "dog")
+    assert images.notes[1] == f"{tmp_path}: left out runs, which holds runs of recipes"
+
+
 def test_links_are_followed_and_dead_ones_named(vehicles, tmp_path):
     (vehicles / "train" / "bus").rename(tmp_path / "elsewhere")
     os.symlink(tmp_path / "elsewhere", vehicles / "train" / "bus")
@@ -120,6 +161,19 @@ def test_a_name_that_no_ticket_can_hold_is_refused_before_the_search(vehicles):
         pytest.skip("this file system takes UTF-8 only")
     with pytest.raises(DataError, match=r"caf\? has a name that is not UTF-8: rename it"):
         load_images(str(vehicles), "train")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names on Windows are Unicode")
+@pytest.mark.parametrize("name", ["D/cat/0\udcff.png", "D\udcff/cat/0.png"])
+def test_a_path_that_is_not_utf_8_is_refused_by_name(tmp_path, name):
+    path = tmp_path / name
+    try:
+        path.parent.mkdir(parents=True)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"\?.* is not UTF-8: rename it"):
+        load_images(str(path.parent.parent), "train")
 
 
 def test_a_folder_that_cannot_be_read_is_named(vehicles, monkeypatch):
@@ -162,6 +216,13 @@ def test_a_folder_with_train_alone_is_split_too(vehicles):
     assert (len(test), test.split) == (2, "test (a fifth of train)")
     assert sorted(values(test) + values(load_images(str(vehicles), "train"))) == [10, 11, 12, 20, 21, 22]
     assert list(class_folders(vehicles / "train")) == [ALL]
+
+
+def test_splits_that_nothing_is_taken_from_are_named(vehicles):
+    for split in ("val", "training"):
+        put(vehicles / split / "bus" / "0.png")
+    for split in ("train", "test"):
+        assert load_images(str(vehicles), split).notes[-1] == f"{vehicles}: left out the splits training, val"
 
 
 def test_names_of_splits_may_begin_with_a_capital(vehicles):

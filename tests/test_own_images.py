@@ -76,6 +76,15 @@ def test_a_folder_of_class_folders_is_all_that_a_search_needs(tmp_path):
     assert "45 test images of my_photos" in found.stdout  # the same fifth
 
 
+def test_a_single_class_is_refused_as_such(tmp_path):
+    make_photos(tmp_path / "photos", 10)
+    for name in ("dog", "heron"):
+        shutil.rmtree(tmp_path / "photos" / name)
+    with pytest.raises(DataError, match="all images are of one class, cat: a network tells two or more apart"):
+        run(search_recipe, *TINY, "--dataset", tmp_path / "photos", "--output", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_data_are_no_continuation(photos, tmp_path):
     data = shutil.copytree(photos, tmp_path / "data")
     arguments = (*TINY, "--batch-size", "16", "--output", tmp_path / "run")
@@ -86,6 +95,10 @@ def test_other_data_are_no_continuation(photos, tmp_path):
             run(search_recipe, *arguments, "--dataset", dataset, "--epochs", "1", "--resume")
         return str(caught.value)
 
+    fewer = shutil.copytree(data, tmp_path / "fewer")
+    for i in range(5):  # so that the default hold-out is another one too
+        (fewer / "heron" / f"{i}.jpg").unlink()
+    assert "was begun with other data: the training and test images" in resumed(fewer)
     ended = "so this search has ended"
     assert ended in resumed(data)
     assert ended in resumed(shutil.copytree(data, tmp_path / "elsewhere"))
@@ -174,10 +187,16 @@ def test_folders_are_named_after_all_settings(tmp_path, monkeypatch):
         ("--remaining-ratio", "0.0500001"),
         ("--holdout", "7"),
         ("--compile",),
+        ("--lr", "0.3"),
+        ("--remaining-ratios", "0.05"),  # a set of one
         (),
     ]
-    assert len({name(*more) for more in different}) == len(different) == 10
+    assert len({name(*more) for more in different}) == len(different) == 12
     assert name() == name("--output", "x") == name("--resume")
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    for here in (".", "./", "../photos"):
+        assert name("--dataset", here).startswith("search-preact_resnet18-photos-pgd-"), here
     assert settings.default_name("search", settings.parse(settings.SearchSettings, [], "")) == (
         "search-resnet10t-digits-fgsm-rs-eps8-r0.1-s0"
     )

@@ -74,6 +74,31 @@ def test_a_metadata_file_says_the_labels(tmp_path, kind):
     gc.collect()
 
 
+def described(folder, names):
+    """Write images of these names, and one metadata.jsonl above them that labels all of them by turns."""
+    lines = []
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(folder / name)
+        lines.append(json.dumps({"file_name": name, "label": "cat" if number % 2 else "dog"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_images_own_name_is_no_split(tmp_path):
+    described(tmp_path, [f"images/{word}_{i}.png" for word in ("test", "val", "train-test") for i in range(4)])
+    train, test = (load_images(str(tmp_path), split) for split in ("train", "test"))
+    assert sorted(values(train) + values(test)) == list(range(12))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_metadata_file_above_two_splits_is_refused(tmp_path):
+    described(tmp_path, [f"{split}/{i}.png" for split in ("train", "test") for i in range(4)])
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=r"no metadata file among the images of split test: .*into its own folder"):
+            load_images(str(tmp_path), split)
+
+
 def test_which_column_holds_the_labels(tmp_path):
     again = ["a", "b", "a", "b"]
     cases = {
@@ -116,6 +141,15 @@ def test_tables_belong_to_the_split_of_their_folder_or_name(tmp_path):
         table(tmp_path / "both" / name, {"image": [0], "label": ["u"]}, label=TEXT)
     with pytest.raises(DataError, match=r"train-test\.parquet is called after two splits, train and test: rename it"):
         load_images(str(tmp_path / "both"), "train")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_table_that_is_linked_into_another_split_is_refused(tmp_path, link):
+    for split in ("train", "test"):
+        table(tmp_path / split / "0.parquet", {"image": [1, 2], "label": ["u", "v"]}, label=TEXT)
+    link(tmp_path / "train" / "0.parquet", tmp_path / "test" / "1.parquet")
+    with pytest.raises(DataError, match=r"parquet is in two splits, (train and test|test and train)"):
+        load_images(str(tmp_path), "test")
 
 
 def test_a_table_below_a_path_with_brackets_is_read(tmp_path):
