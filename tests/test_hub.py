@@ -264,6 +264,23 @@ def test_a_flipped_byte_in_the_cache_is_downloaded_anew_and_at_the_hub_refused(r
     assert same(rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache), expected)
 
 
+@pytest.mark.parametrize("name", ["config.json", "ticket-r0.1.safetensors"])
+def test_a_git_lfs_pointer_in_the_cache_is_replaced_and_at_the_hub_the_owners(repo, tmp_path, cache, name):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+    expected = rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache)
+    cached(cache, name).write_bytes(pointer)
+    with pytest.raises(IntegrityError, match="git-lfs's pointer to it.*without local_files_only") as caught:
+        rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache, local_files_only=True)
+    assert "git lfs pull" not in str(caught.value)
+    assert same(rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache), expected)
+    shutil.copytree(repo[0], tmp_path / "cloned")
+    (tmp_path / "cloned" / name).write_bytes(pointer)
+    add_commit("org/rst-pointer", tmp_path / "cloned")
+    with pytest.raises(IntegrityError, match="git-lfs's pointer to it.*tell its owner") as caught:
+        rst_hub.from_pretrained("org/rst-pointer", ticket="r0.1", cache_dir=cache)
+    assert "git lfs pull" not in str(caught.value)
+
+
 def test_a_download_that_breaks_off_is_an_error_or_goes_on(repo, cache):
     for number, kind in enumerate(("truncate", "drop", 500)):
         FAULTS.append(Fault("GET", "ticket-r0.1", kind))
