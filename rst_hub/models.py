@@ -209,11 +209,12 @@ def _normalisation(name: str, given: Any) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError):
         values = torch.zeros(0, device="cpu")
     values = values.detach().flatten() if values.ndim else values[None][:0]
-    if not values.numel() or not bool(values.isfinite().all()) or (name == "std" and not bool((values > 0).all())):
+    is_of_pixels = bool(values.isfinite().all()) and (name == "std" or not bool((values > 1).any()))
+    if not values.numel() or not is_of_pixels or (name == "std" and not bool((values > 0).all())):
         above = " above 0" if name == "std" else ""
         raise SettingsError(
             f"{name}={printable(repr(given))}: give finite numbers{above}, one for each channel, such as "
-            "(0.5, 0.5, 0.5)"
+            "(0.5, 0.5, 0.5), of pixels from 0 to 1: those of pixels up to 255 are to be divided by 255"
         )
     return values
 
