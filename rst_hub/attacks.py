@@ -70,8 +70,8 @@ def checked(attack: Function) -> Function:
 
     @functools.wraps(attack)
     def on_checked(model: Victim, x: torch.Tensor, y: torch.Tensor, *arguments: Any, **settings: Any) -> torch.Tensor:
-        for budget in (*arguments[:1], settings.get("threat_model")):
-            if not isinstance(budget, ThreatModel | None):
+        for budget in (*arguments[:1], *(value for name, value in settings.items() if name == "threat_model")):
+            if not isinstance(budget, ThreatModel):
                 raise SettingsError(f"threat model {budget!r}: give one such as ThreatModel('Linf', 8 / 255)")
         with checking(x, y):
             warn_of_draws(model)

@@ -131,7 +131,7 @@ def _attacks(function):
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("cw_l2", *EXTRA)])
 def test_a_budget_that_is_no_threat_model_is_refused(name):
     attack = getattr(rst_hub, name, kl_pgd)
-    for given, named in (((8 / 255,), {}), ((), {"threat_model": 8 / 255}), (("Linf",), {})):
+    for given, named in (((8 / 255,), {}), ((), {"threat_model": 8 / 255}), (("Linf",), {}), ((None,), {})):
         with pytest.raises(SettingsError, match=r"threat model .*: give one such as ThreatModel\('Linf', 8 / 255\)"):
             attack(Net(), *samples(), *given, **named)
 
