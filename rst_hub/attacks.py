@@ -70,8 +70,8 @@ def checked(attack: Function) -> Function:
 
     @functools.wraps(attack)
     def on_checked(model: Victim, x: torch.Tensor, y: torch.Tensor, *arguments: Any, **settings: Any) -> torch.Tensor:
-        for budget in (*arguments[:1], settings.get("threat_model")):
-            if not isinstance(budget, ThreatModel | None):
+        for budget in (*arguments[:1], *(value for name, value in settings.items() if name == "threat_model")):
+            if not isinstance(budget, ThreatModel):
                 raise SettingsError(f"threat model {budget!r}: give one such as ThreatModel('Linf', 8 / 255)")
         with checking(x, y):
             warn_of_draws(model)
@@ -426,13 +426,21 @@ def check_input(x: torch.Tensor, y: torch.Tensor) -> None:
     if (problem := _layout_problem(x, y)) is not None:
         raise DataError(f"pixels of shape {tuple(x.shape)} {problem}")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        how = "y.argmax(1)" if y.ndim == 2 else "y.long()"
         raise DataError(
-            f"labels of {y.dtype} and shape {tuple(y.shape)} for {len(x)} samples: give int64 of shape (N,), as in "
-            f"{how}"
+            f"labels of {y.dtype} and shape {tuple(y.shape)} for {len(x)} samples: give int64 of shape "
+            f"(N,){_as_labels(x, y)}"
         )
     if x.device != y.device:
         raise DataError(f"pixels are on {x.device}, labels on {y.device}: move both to the model's device")
+
+
+def _as_labels(x: torch.Tensor, y: torch.Tensor) -> str:
+    """Return how labels of this type and shape are made what they should be; nothing where no call does that."""
+    if y.shape == x.shape[:1]:
+        return ", as in y.long()"
+    if y.shape == (len(x), 1):  # whose argmax would be 0 for every sample
+        return ", as in y.flatten()" if y.dtype == torch.int64 else ", as in y.flatten().long()"
+    return ", as in y.argmax(1)" if y.ndim == 2 and len(y) == len(x) else ""
 
 
 def _layout_problem(x: torch.Tensor, y: torch.Tensor) -> str | None:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import RstHubError, SettingsError, TicketError, printable
+from .errors import IntegrityError, RstHubError, SettingsError, TicketError, printable
 
 _POINTER, _LONGEST_POINTER = b"version https://git-lfs.github.com/spec/", 1024
 _MOST_CONTAINERS, _MOST_KEYS = 100_000, 200_000
@@ -104,6 +104,8 @@ def is_pointer(content: bytes) -> bool:
 
 def _check_no_pointer(path: Path, content: bytes) -> None:
     if is_pointer(content):
+        if is_snapshot(path.parent):  # no clone, where git-lfs could fetch it
+            raise IntegrityError(f"{path} is not the file, but git-lfs's pointer to it")
         raise TicketError(
             f"{path} is not the file, but git-lfs's pointer to it: install git-lfs, and run `git lfs pull` there"
         )
@@ -131,7 +133,7 @@ def read_inside(folder: Path, name: str, limit: int) -> bytes:
 
     Raises:
         ValueError: it is no regular file, larger than ``limit`` bytes, or a link to somewhere else.
-        TicketError: it is git-lfs's pointer to the file.
+        TicketError: it is git-lfs's pointer to the file; IntegrityError in a snapshot.
         OSError: it cannot be read.
     """
     given, folder = folder, folder.resolve()

@@ -258,6 +258,8 @@ def _source(
         if revision is not None:
             raise SettingsError(f"{repo_or_folder} is a folder here, without revisions: hf://org/name is on the Hub")
         return _Source(Path(repo_or_folder))
+    if os.path.isfile(repo_or_folder):  # "tickets/config.json" could be a repository's name too
+        raise TicketError(f"{repo_or_folder} is a file: give its folder, or hf://org/name for what is on the Hub")
     name = repo_or_folder.as_posix() if isinstance(repo_or_folder, Path) else repo_or_folder.removesuffix("/")
     found = _NAMED.fullmatch(name)
     if found is None or not REPOSITORY.fullmatch(found["repo"]):

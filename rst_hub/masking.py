@@ -67,6 +67,8 @@ class EdgePopup:
         if pattern not in PATTERNS:
             raise SettingsError(f"sparsity pattern {pattern!r} is not known. {nearest(str(pattern), PATTERNS)}")
         Init(score_seed)  # refuses a bad seed
+        if not isinstance(model, nn.Module) or not isinstance(init, Init):
+            raise SettingsError(f"EdgePopup of a {type(model).__name__} and {init!r}: give a model and its Init")
         weights = maskable_weights(model)
         if not weights:
             raise ArchitectureError(f"{type(model).__name__} has no convolution or linear weight to mask")

@@ -209,11 +209,12 @@ def _normalisation(name: str, given: Any) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError):
         values = torch.zeros(0, device="cpu")
     values = values.detach().flatten() if values.ndim else values[None][:0]
-    if not values.numel() or not bool(values.isfinite().all()) or (name == "std" and not bool((values > 0).all())):
+    is_of_pixels = bool(values.isfinite().all()) and (name == "std" or not bool((values > 1).any()))
+    if not values.numel() or not is_of_pixels or (name == "std" and not bool((values > 0).all())):
         above = " above 0" if name == "std" else ""
         raise SettingsError(
             f"{name}={printable(repr(given))}: give finite numbers{above}, one for each channel, such as "
-            "(0.5, 0.5, 0.5)"
+            "(0.5, 0.5, 0.5), of pixels from 0 to 1: those of pixels up to 255 are to be divided by 255"
         )
     return values
 
@@ -576,9 +577,11 @@ def describe_input(
 
     Raises:
         ArchitectureError: the model has another number of classes than there are labels, or no classifier at all; or it
-            takes images of other channels.
+            takes images of other channels, or only of another size; or it is none of timm's.
         SettingsError: an argument is not what it should be.
     """
+    if not isinstance(getattr(model, "pretrained_cfg", None), Mapping):
+        raise ArchitectureError(f"{type(model).__name__} has no pretrained_cfg: give one of timm's models, which have")
     _describe(model, _checked_input(image_size, mean, std, label_names))
 
 
@@ -645,6 +648,8 @@ def _describe(model: nn.Module, described: Mapping[str, Any]) -> None:
         cfg[key], channels = described[key], len(described[key])
     if "image_size" in described:
         cfg.update(_PREPARED)
+        if hasattr(model, "rst_assumed") and cfg["fixed_input_size"]:
+            _check_side(model, described["image_size"], sides)
         sides = [described["image_size"]] * 2
     if sides:
         cfg["input_size"] = [channels, *sides]
@@ -654,6 +659,14 @@ def _describe(model: nn.Module, described: Mapping[str, Any]) -> None:
         cfg["num_classes"] = model.num_classes
     set_input(model, {key: cfg[key] for key in _INPUT_KEYS if key in cfg})
     _told(model, ["input_size" if key == "image_size" else key for key in described])
+
+
+def _check_side(model: nn.Module, image_size: int, sides: Sequence[int]) -> None:
+    if list(sides) != [image_size] * 2:
+        raise ArchitectureError(
+            f"image_size={image_size}, but this {type(model).__name__} was made for images of {sides[0]} x {sides[1]} "
+            "and takes no others: give image_size to create_model"
+        )
 
 
 def describe_as(model: nn.Module, pretrained_cfg: Mapping[str, Any]) -> None:

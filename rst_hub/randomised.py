@@ -4,6 +4,7 @@ Such a module says ``draws_members = True`` and has ``probabilities``.
 """
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def warn_of_draws(model: Any, *, attacked: bool = True) -> bool:
         model: a module, another callable, or a list of them. A list of an R2S's members is what it should be.
         attacked: whether it is attacked, or only measured.
     """
-    models = model if isinstance(model, list | tuple) else [model]
+    models = [_behind(one) for one in (model if isinstance(model, list | tuple) else [model])]
     modules = [module for one in models if isinstance(one, nn.Module) for module in one.modules()]
     found: list[Any] = [module for module in modules if getattr(module, "draws_members", False) is True]
     if found:
@@ -50,6 +51,14 @@ def warn_of_draws(model: Any, *, attacked: bool = True) -> bool:
             stacklevel=_outside(),
         )
     return bool(found)
+
+
+def _behind(model: Any) -> Any:
+    """Return the module whose forward a method or a partial is; a function of one's own does not say what it calls."""
+    while isinstance(model, functools.partial):
+        model = model.func
+    forward = getattr(model, "__name__", "") in ("forward", "__call__", "_wrapped_call_impl", "_call_impl")
+    return getattr(model, "__self__", model) if forward else model
 
 
 def _outside() -> int:

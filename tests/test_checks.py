@@ -96,7 +96,10 @@ def bad_inputs():
         r"labels of torch.uint8 .*y.long\(\)": (x, y.byte()),
         r"labels of torch.float32 .*give int64": (x, y.float()),
         r"labels of .* \(6, 5\) .*y.argmax\(1\)": (x, nn.functional.one_hot(y, 5)),
-        r"labels of .* \(3,\) for 6 samples": (x, y[:3]),
+        r"labels of .* \(6, 1\) .*y.flatten\(\)$": (x, y[:, None]),  # argmax(1) would make them all 0
+        r"labels of .* \(6, 1\) .*y.flatten\(\).long\(\)$": (x, y[:, None].int()),
+        r"labels of .* \(3,\) for 6 samples: give int64 of shape \(N,\)$": (x, y[:3]),
+        r"labels of .* \(3, 5\) for 6 samples: give int64 of shape \(N,\)$": (x, nn.functional.one_hot(y, 5)[:3]),
         "pixels are on cpu, labels on meta": (x, y.to("meta")),
     }
 
@@ -108,7 +111,7 @@ def test_every_attack_and_measurement_refuses_the_same(name):
         with pytest.raises(DataError, match=message):
             ALL[name](Net(), x, y)
         refused += 1
-    assert refused == 23
+    assert refused == 26
 
 
 def test_nothing_public_is_forgotten():
@@ -128,7 +131,7 @@ def _attacks(function):
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("cw_l2", *EXTRA)])
 def test_a_budget_that_is_no_threat_model_is_refused(name):
     attack = getattr(rst_hub, name, kl_pgd)
-    for given, named in (((8 / 255,), {}), ((), {"threat_model": 8 / 255}), (("Linf",), {})):
+    for given, named in (((8 / 255,), {}), ((), {"threat_model": 8 / 255}), (("Linf",), {}), ((None,), {})):
         with pytest.raises(SettingsError, match=r"threat model .*: give one such as ThreatModel\('Linf', 8 / 255\)"):
             attack(Net(), *samples(), *given, **named)
 

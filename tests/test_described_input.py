@@ -121,6 +121,23 @@ def test_an_image_size_reaches_architectures_that_need_to_know_it(tmp_path):
     assert create_model("test_resnet", Init(0), **INPUT).rst_source.timm_kwargs == {"num_classes": 3}
 
 
+def test_a_network_of_one_size_is_not_described_by_another():
+    made = create_model("test_vit", Init(0), num_classes=3)
+    own = dict(made.pretrained_cfg)
+    with pytest.raises(ArchitectureError, match=r"image_size=32, but this .* 160 x 160.*give image_size to"):
+        describe_input(made, **INPUT)
+    assert made.pretrained_cfg == own
+    describe_input(made, **{**INPUT, "image_size": 160})
+    assert made.pretrained_cfg["input_size"] == [3, 160, 160]
+    describe_input(create_model("test_vit", Init(0), num_classes=3, img_size=32), **INPUT)
+
+
+def test_only_timms_models_are_described():
+    for other in (torch.nn.Linear(2, 2), "resnet10t", None):
+        with pytest.raises(ArchitectureError, match="has no pretrained_cfg: give one of timm's"):
+            describe_input(other, **INPUT)
+
+
 def test_label_names_count_the_classes():
     assert create_model("test_resnet", Init(0), label_names=LABELS).num_classes == 3
     assert create_model("test_resnet", Init(0), label_names=LABELS, num_classes=3).num_classes == 3

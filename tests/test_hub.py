@@ -64,6 +64,16 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
         rst_hub.from_pretrained(tmp_path / "absent")
 
 
+def test_a_file_of_a_ticket_folder_is_not_asked_the_hub_for(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    REQUESTS.clear()
+    for name in ("config.json", "ticket-r0.1.safetensors"):
+        for given in (f"{folder.name}/{name}", folder / name):
+            with pytest.raises(TicketError, match=f"{name} is a file: give its folder"):
+                rst_hub.from_pretrained(given)
+    assert REQUESTS == []
+
+
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory):
     """Return the name and the two commits of a repository: first one ticket, then two."""
@@ -262,6 +272,23 @@ def test_a_flipped_byte_in_the_cache_is_downloaded_anew_and_at_the_hub_refused(r
         assert sum(request.startswith("GET") and name in request for request in REQUESTS) == 1
     FAULTS.clear()
     assert same(rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache), expected)
+
+
+@pytest.mark.parametrize("name", ["config.json", "ticket-r0.1.safetensors"])
+def test_a_git_lfs_pointer_in_the_cache_is_replaced_and_at_the_hub_the_owners(repo, tmp_path, cache, name):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
+    expected = rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache)
+    cached(cache, name).write_bytes(pointer)
+    with pytest.raises(IntegrityError, match=r"git-lfs's pointer to it.*without local_files_only") as caught:
+        rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache, local_files_only=True)
+    assert "git lfs pull" not in str(caught.value)
+    assert same(rst_hub.from_pretrained("org/rst-test", ticket="r0.1", cache_dir=cache), expected)
+    shutil.copytree(repo[0], tmp_path / "cloned")
+    (tmp_path / "cloned" / name).write_bytes(pointer)
+    add_commit("org/rst-pointer", tmp_path / "cloned")
+    with pytest.raises(IntegrityError, match=r"git-lfs's pointer to it.*tell its owner") as caught:
+        rst_hub.from_pretrained("org/rst-pointer", ticket="r0.1", cache_dir=cache)
+    assert "git lfs pull" not in str(caught.value)
 
 
 def test_a_download_that_breaks_off_is_an_error_or_goes_on(repo, cache):

@@ -237,6 +237,12 @@ def test_weights_that_a_seed_did_not_make_are_not_overwritten(kind):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_what_is_no_model_and_no_init_is_refused():
+    for model, init in (("test_resnet", Init(0)), (small(), None), (small(), 0), (Init(0), small())):
+        with pytest.raises(SettingsError, match="give a model and its Init"):
+            EdgePopup(model, init, 0.1)
+
+
 def test_a_moved_table_of_positions_is_named():
     model = create_model("test_vit", Init(0), num_classes=10, img_size=32)
     with torch.no_grad():

@@ -160,12 +160,12 @@ def test_what_is_wrong_with_a_model_or_its_normalisation_is_named():
     ]
     for bad in (*((0.2, number, 0.2) for number in (0.0, -0.2, float("nan"), float("inf"))), (), 0.2, "abc", {}):
         cases.append((model, {"mean": MEAN, "std": bad}, SettingsError, "std=.*above 0, one for each channel"))
-    for bad in ((float("nan"),) * 3, (), 0.5, ("a", "b", "c"), ((1, 2), (3,))):
+    for bad in ((float("nan"),) * 3, (), 0.5, ("a", "b", "c"), ((1, 2), (3,)), (123.7, 116.3, 103.5)):
         cases.append((model, {"mean": bad, "std": STD}, SettingsError, "mean=.*one for each channel"))
     for given, settings, error, message in cases:
         with pytest.raises(error, match=message):
             PixelModel(given, **settings)
-    assert len(cases) == 19
+    assert len(cases) == 20
 
 
 def test_pixels_are_not_normalised_twice(folder):

@@ -121,7 +121,8 @@ def test_it_is_found_in_any_wrapper_and_list_and_its_members_are_what_they_shoul
     r2s = R2S(tickets, generator=seeded())
     x, y = batches(1)[0]
     wrapped = (r2s, nn.Sequential(r2s), nn.DataParallel(PixelModel(r2s)), [PixelModel(r2s)], (r2s.members[0], r2s))
-    for model in (*wrapped, nn.ModuleList([r2s])):
+    methods = (r2s.forward, r2s.__call__, functools.partial(r2s), functools.partial(PixelModel(r2s).forward))
+    for model in (*wrapped, nn.ModuleList([r2s]), *methods, [r2s.forward]):
         with pytest.warns(UserWarning, match=POINTS_TO):
             fgsm(model, x, y, ThreatModel(eps=0))
     with pytest.warns(UserWarning, match=POINTS_TO):
@@ -131,6 +132,8 @@ def test_it_is_found_in_any_wrapper_and_list_and_its_members_are_what_they_shoul
         r2s.members,
         [PixelModel(m) for m in r2s.members],
         lambda v: r2s.expected(v).log(),
+        r2s.expected,
+        r2s.members[0].forward,
     ):
         fgsm(model, x, y, BUDGET)  # where a warning is an error
         clean_accuracy(model, [(x, y)])
