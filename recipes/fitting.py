@@ -1,6 +1,6 @@
 """What a run takes its settings to mean once it sees the images: their size, the hold-out, the batch.
 
-A default gives way to what there is, and says so; a number that was chosen is never changed.
+The defaults, 1000 and 256, give way to what there is, and say so; any other number is never changed.
 """
 
 import dataclasses
@@ -75,8 +75,8 @@ def fitted(settings: RunSettings, images: int, parts: int) -> tuple[RunSettings,
         notes.append(
             f"--batch-size is {batch}, a multiple of {parts} (processes x steps), and not {settings.batch_size}"
         )
-    if not wrong and batch > left:
-        wrong.append(f"--batch-size {batch} is more than the {left} training images")
+    if batch > (images if wrong else left):
+        wrong.append(f"--batch-size {batch} is more than the {images if wrong else left} training images")
     report_all(wrong)
     return dataclasses.replace(settings, holdout=holdout, batch_size=batch), notes
 

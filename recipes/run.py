@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import sys
@@ -394,16 +395,28 @@ def epochs_done(output: Path) -> int:
     return max((len(path.read_text(encoding="utf-8").splitlines()) for path in files if path.exists()), default=0)
 
 
-def epochs_of(provenance: Mapping[str, Any], unknown: int) -> int:
-    """Return the epochs of the run that a result is of, or ``unknown`` where they are not recorded."""
+def length_of(provenance: Mapping[str, Any], unknown: RunSettings) -> tuple[int, float]:
+    """Return how long the run of a result was: its epochs, and the steps that a trial was stopped at.
+
+    What is not recorded is that of ``unknown``.
+    """
     settings = provenance.get("settings")
-    epochs = settings.get("epochs") if isinstance(settings, dict) else None
-    return epochs if isinstance(epochs, int) else unknown
+    said = settings if isinstance(settings, dict) else {}
+    epochs, steps = said.get("epochs", unknown.epochs), said.get("max_steps")
+    return (epochs if isinstance(epochs, int) else unknown.epochs), steps if isinstance(steps, int) else math.inf
 
 
-def put_aside(folder: Path, epochs: int) -> None:
-    """Rename the result of a run that has been made longer, after the epochs it had: "ticket-6-epochs"."""
-    names = (f"{folder.name}-{epochs}-epochs{'' if again == 1 else f'-{again}'}" for again in itertools.count(1))
+def is_shorter(length: tuple[int, float], settings: RunSettings) -> bool:
+    """Say whether a run of this length has not ended by these settings, so that it goes on."""
+    epochs, steps = length
+    return epochs < settings.epochs or steps < (math.inf if settings.max_steps is None else settings.max_steps)
+
+
+def put_aside(folder: Path, length: tuple[int, float]) -> None:
+    """Rename the result of a run that has been made longer after its length: "ticket-6-epochs", "ticket-3-steps"."""
+    epochs, steps = length
+    name = f"{folder.name}-{epochs}-epochs" if steps == math.inf else f"{folder.name}-{steps}-steps"
+    names = (name if again == 1 else f"{name}-{again}" for again in itertools.count(1))
     os.rename(folder, next(path for path in map(folder.with_name, names) if not path.exists()))
 
 

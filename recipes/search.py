@@ -22,7 +22,7 @@ from chance import doubts
 from guard import letting_go
 from launch import main_of
 from loop import Learner, learn, measure
-from run import Run, epochs_of, provenance, put_aside, start
+from run import Run, is_shorter, length_of, provenance, put_aside, start
 from settings import SearchSettings, parse, ratios_of
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     folder = run.output / "ticket"
     ratios = {f"r{ratio:g}": ratio for ratio in ratios_of(settings)}
     # Every process looks before the main one writes: each search begins with a barrier, behind this line.
-    finished = ended(folder, settings.epochs)
+    finished = ended(folder, settings)
     if all(name in finished for name in ratios):
         raise SettingsError(f"{folder} is there already, so this search has ended: choose another --output")
     if settings.remaining_ratios is None:
@@ -55,15 +55,15 @@ def main(arguments: list[str]) -> None:
     run.accelerator.end_training()
 
 
-def ended(folder: Path, epochs: int) -> list[str]:
-    """Return the names of the tickets that are found already, none of fewer epochs.
+def ended(folder: Path, settings: SearchSettings) -> list[str]:
+    """Return the names of the tickets that are found already, none by a shorter search.
 
     A ticket's file is written after config.json lists it: without the file it is not there yet.
     """
     if not folder.exists():
         return []
     tickets = [one for one in read_config(folder)["rst"]["tickets"] if (folder / ticket_file(one["name"])).exists()]
-    return [one["name"] for one in tickets if epochs_of(one["provenance"], epochs) >= epochs]
+    return [one["name"] for one in tickets if not is_shorter(length_of(one["provenance"], settings), settings)]
 
 
 def search_set(run: Run, settings: SearchSettings, ratios: dict[str, float], finished: list[str]) -> None:
@@ -107,7 +107,7 @@ def search(run: Run, settings: SearchSettings, folder: Path) -> None:
     ticket = dataclasses.replace(ticket, provenance=provenance(run, metrics, best, test))
     if run.accelerator.is_main_process:
         check_loads_exactly(ticket, popup, run.output)
-        put_shorter_aside(folder, settings.epochs)
+        put_shorter_aside(folder, settings)
         ticket.save(folder)
     run.accelerator.wait_for_everyone()
 
@@ -121,11 +121,11 @@ def check_ranks_agree(run: Run, ticket: Ticket) -> None:
         run.say(f"mask digest of process {rank}: {value}")
 
 
-def put_shorter_aside(folder: Path, epochs: int) -> None:
-    """Keep beside what a search of fewer epochs found, if that is what the folder holds."""
+def put_shorter_aside(folder: Path, settings: SearchSettings) -> None:
+    """Keep beside what a shorter search found, if that is what the folder holds."""
     if folder.exists():
-        before = epochs_of(read_config(folder)["rst"]["tickets"][0]["provenance"], epochs)
-        if before < epochs:
+        before = length_of(read_config(folder)["rst"]["tickets"][0]["provenance"], settings)
+        if is_shorter(before, settings):
             put_aside(folder, before)
 
 

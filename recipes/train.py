@@ -17,7 +17,7 @@ from chance import doubts
 from guard import letting_go
 from launch import main_of
 from loop import Learner, learn, measure
-from run import epochs_of, provenance, put_aside, start
+from run import is_shorter, length_of, provenance, put_aside, start
 from settings import TrainSettings, parse
 
 from rst_hub.errors import SettingsError
@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> None:
     settings = parse(TrainSettings, arguments, __doc__ or "")
     run = start("train", settings)
     settings, folder = cast(TrainSettings, run.settings), run.output / "model"
-    trained = epochs_of(trained_before(folder), settings.epochs) if folder.exists() else None
-    has_ended = trained is not None and trained >= settings.epochs
+    trained = length_of(trained_before(folder), settings) if folder.exists() else None
+    has_ended = trained is not None and not is_shorter(trained, settings)
     if has_ended and (run.output / "results.json").exists():
         raise SettingsError(f"{folder} is there already, so this training has ended: choose another --output")
 

@@ -49,8 +49,6 @@ class Decoder:
         content = self.encoded(index)
         try:  # from bytes: Pillow would keep the files of some formats open
             return to_pixels(self.feature.decode_example({"bytes": content, "path": None}), self.size)
-        except MemoryError:
-            raise
         except Exception as error:  # Pillow and its plug-ins raise a dozen unrelated kinds
             said = re.sub(r" ?<_io\.BytesIO object at \w+>", "", printable(error, 300))
             reason = f"{type(error).__name__}: {said}"

@@ -89,14 +89,25 @@ def _of_tables(
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     image = _column(name, "image", images, image_column, list(features))
     labels = _label_columns(found, image)
+    _check_no_gaps(name, features, labels, label_column)
     label = _column(name, "label", labels, label_column, list(features))
     values = {split: _values(rows, label) for split, rows in found.items()}
     numbers, classes = _numbered(name, label, features[label], values)
     splits, feature = {}, datasets.Image(mode=getattr(features[image], "mode", None))
     for split, rows in found.items():
         encoded = rows.with_format(None).select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        splits[split] = Split(split, Decoder(encoded, image, feature), numbers[split])
+        splits[split] = Split(split, Decoder(encoded, image, feature), numbers[split], (_found(name, split, rows),))
     return splits, classes
+
+
+def _found(name: str, split: str, rows: Any) -> str:
+    """Say how many rows a split has and, of a folder of images beside metadata, how many images no line is of."""
+    said = f"{name}, split {split}: {len(rows):,} rows"
+    metadata = [path for path in (Path(name) / split).rglob("metadata.*") if path.name in _METADATA]
+    beside = sum(is_image(path) for path in visible_files(metadata[0].parent)) if metadata else 0
+    return said + (
+        f"; left out {beside - len(rows):,} images that {metadata[0].name} has no line of" if beside > len(rows) else ""
+    )
 
 
 def _numbered(
@@ -143,6 +154,17 @@ def _label_columns(found: Mapping[str, Any], image: str) -> list[str]:
     return named or called or likely
 
 
+def _check_no_gaps(name: str, features: Mapping[str, Any], labels: Sequence[str], chosen: str | None) -> None:
+    """Raise DataError where the labels are fractions: a table of whole numbers is read so where one is missing."""
+    called = [column for column in features if _SAYS_LABEL.fullmatch(column)]
+    for column in [chosen] if chosen in features else [] if labels else called:
+        if "float" in str(getattr(features[str(column)], "dtype", None)):
+            raise DataError(
+                f"data set {name} has no label column: {column!r} holds no class labels but fractions, or whole "
+                "numbers of which one is missing. Add it, or choose another column by --label-column"
+            )
+
+
 def _comes_again(splits: Iterable[Any], column: str) -> bool:
     """Say whether a column's values in the largest split are few, as names of classes are."""
     values = _values(max(splits, key=len), column)
@@ -164,7 +186,7 @@ def _is_text(feature: Any) -> bool:
 
 def _holds_class_folders(folder: Path) -> bool:
     """Say whether a folder's images are files without a table: none in parquet, archives or beside a metadata file."""
-    if _is_described(folder) or any((folder / name).exists() for name in _SAVED):
+    if _says(folder, "configs") or any((folder / name).exists() for name in _SAVED):
         return False
     if any(path.name in _METADATA for above in (folder, *folder.glob("*")) for path in above.glob("metadata.*")):
         return False
@@ -176,14 +198,14 @@ def _holds_class_folders(folder: Path) -> bool:
     return count["image"] >= max(1, count["table"]) or not count["table"] + count["archive"]
 
 
-def _is_described(folder: Path) -> bool:
-    """Say whether a folder's README.md says which files are which split, or what their columns are."""
+def _says(folder: Path, *keys: str) -> bool:
+    """Say whether a folder's README.md has one of these in its front matter, as data sets on the Hub do."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return (folder / ".huggingface.yaml").exists() or (folder / "dataset_infos.json").exists()
     front = re.match(r"\ufeff?---\s*\n(.*?)\n---", text, re.S)
-    return front is not None and re.search(r"^(configs|dataset_info):", front[1], re.M) is not None
+    return front is not None and re.search(rf"^({'|'.join(keys)}):", front[1], re.M) is not None
 
 
 def _tables(name: str, is_folder: bool) -> dict[str, Any]:
@@ -198,7 +220,7 @@ def _tables(name: str, is_folder: bool) -> dict[str, Any]:
         return _read(name, lambda: _built(name, datasets.load_dataset_builder(name)))
     files = list(visible_files(folder))
     kind, chosen = _kind_of(files)
-    if kind is None or _is_described(folder):
+    if kind is None or _says(folder, "configs", "dataset_info"):
         if glob.has_magic(str(folder)):
             raise DataError(f"{folder} has a name that would be read as a pattern: rename it, without any of *?[]")
         return _read(name, lambda: _built(name, datasets.load_dataset_builder(str(folder))))
@@ -213,8 +235,36 @@ def _tables(name: str, is_folder: bool) -> dict[str, Any]:
                 f"data set {name} has no metadata file among the images of split {bare[0]}: put the lines of each "
                 "split into its own folder, as in test/metadata.csv, with file names from there on"
             )
+    _check_same_classes(name, [path for paths in by_split.values() for path in paths] if kind == "parquet" else [])
     escaped = {split: [glob.escape(str(path)) for path in paths] for split, paths in by_split.items()}
     return _read(name, lambda: _built(name, datasets.load_dataset_builder(kind, data_files=escaped)))
+
+
+def _check_same_classes(name: str, files: Sequence[Path]) -> None:
+    """Raise DataError where two parquet files number their classes differently: one's names would be taken for all."""
+    import datasets
+    import pyarrow.parquet
+
+    first: dict[str, tuple[list[str], Path]] = {}
+    for path in files:
+        try:
+            features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(path))
+        except Exception:  # what is wrong with it, its reader says
+            continue
+        for column, feature in features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                names, other = first.setdefault(column, (feature.names, path))
+                if names != feature.names:
+                    odd = next((pair for pair in zip(names, feature.names, strict=False) if pair[0] != pair[1]), None)
+                    how = (
+                        f"{len(names)} and {len(feature.names)} of them"
+                        if odd is None
+                        else f"{odd[0]!r} and {odd[1]!r}"
+                    )
+                    raise DataError(
+                        f"data set {name}: {other.name} and {path.name} name the classes of {column!r} differently "
+                        f"({how}): write them with one list of names"
+                    )
 
 
 def _kind_of(files: Sequence[Path]) -> tuple[str | None, list[Path]]:

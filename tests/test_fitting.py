@@ -76,6 +76,10 @@ def test_defaults_give_way_to_few_images_and_say_so():
 def test_what_was_chosen_and_does_not_fit_is_refused_at_once():
     with pytest.raises(SettingsError, match="cannot hold out 180 of 180 training images"):
         fitting.fitted(settings.SearchSettings(holdout=180), 180, 1)
+    with pytest.raises(
+        SettingsError, match=r"2 things are wrong: .*hold out 500 .*--batch-size 4000 is more than the 180"
+    ):
+        fitting.fitted(settings.SearchSettings(holdout=500, batch_size=4000), 180, 1)
     with pytest.raises(SettingsError, match="--batch-size 170 is more than the 160 training images"):
         fitting.fitted(settings.SearchSettings(holdout=20, batch_size=170), 180, 1)
 

@@ -86,7 +86,9 @@ def test_no_class_and_no_file_vanishes_without_a_word(vehicles):
 
 def test_images_in_the_wrong_depth_are_refused(vehicles):
     put(vehicles / "train" / "bus" / "red" / "0.png")
-    with pytest.raises(DataError, match=r"bus/red/0.png lies in a folder inside of the class folder .* bus-red beside"):
+    with pytest.raises(
+        DataError, match=r"bus/red/0.png lies in a folder inside of the class folder .* or give .*train/bus itself"
+    ):
         load_images(str(vehicles), "train")
     os.remove(vehicles / "train" / "bus" / "red" / "0.png")
     put(vehicles / "train" / "stray.png")
@@ -152,6 +154,8 @@ def test_links_are_followed_and_dead_ones_named(vehicles, tmp_path):
     os.symlink(tmp_path / "nothing", vehicles / "train" / "bus" / "dead.png")
     with pytest.raises(DataError, match=r"dead.png cannot be read \(No such file"):
         load_images(str(vehicles), "train")
+    left = load_images(str(vehicles), "train", skip_broken=True)
+    assert (values(left), left.skipped) == ([10, 11, 12, 20, 21, 22], 1)
 
 
 def test_a_name_that_no_ticket_can_hold_is_refused_before_the_search(vehicles):
@@ -230,6 +234,11 @@ def test_names_of_splits_may_begin_with_a_capital(vehicles):
     (vehicles / "test").rename(vehicles / "VAL")
     assert len(load_images(str(vehicles), "train")) == 6
     assert load_images(str(vehicles), "test").split == "VAL"
+
+
+def test_a_readme_about_columns_does_not_make_a_table_of_class_folders(vehicles):
+    (vehicles / "README.md").write_text("---\ndataset_info:\n  features: []\n---\n")
+    assert len(load_images(str(vehicles), "train")) == 6
 
 
 def test_hidden_files_are_not_listed(vehicles):

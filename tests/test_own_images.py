@@ -207,12 +207,15 @@ def test_a_run_is_found_again_by_its_settings(photos, tmp_path, monkeypatch):
     arguments = (*TINY, "--dataset", photos, "--batch-size", "16", "--epochs", "1")
     run(search_recipe, *arguments, "--max-steps", "1")
     (folder,) = (tmp_path / "runs").iterdir()
-    (folder / "ticket").rename(tmp_path / "trial")
-    run(search_recipe, *arguments, "--resume")
+    run(search_recipe, *arguments, "--resume")  # a trial goes on, and what it found is kept beside
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
+    assert rst_hub.Ticket.load(folder / "ticket-1-steps").provenance["optimizer_steps"] == 1
+    assert rst_hub.Ticket.load(folder / "ticket").provenance["optimizer_steps"] == 2
     run(search_recipe, *arguments[:-1], "2", "--resume")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
     assert len(metrics(folder)) == 2
+    with pytest.raises(SettingsError, match="so this search has ended"):
+        run(search_recipe, *arguments[:-1], "2", "--resume")
 
 
 def test_all_wrong_settings_are_reported_at_once(tmp_path):

@@ -1,6 +1,7 @@
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -122,6 +123,37 @@ def test_a_missing_text_is_a_missing_label(tmp_path):
     table(tmp_path / "train.parquet", {"image": range(4), "label": ["a", None, "a", " "]}, label=TEXT)
     with pytest.raises(DataError, match="a label of split train is missing"):
         load_images(str(tmp_path), "train")
+
+
+def test_splits_that_number_their_classes_differently_are_refused(tmp_path):
+    for split, names in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        label = datasets.ClassLabel(names=names)
+        table(tmp_path / f"{split}.parquet", {"image": range(4), "label": [0, 1, 0, 1]}, label=label)
+    with pytest.raises(DataError, match=r"name the classes of 'label' differently .*'cat'"):
+        load_images(str(tmp_path), "train")
+    table(
+        tmp_path / "test.parquet", {"image": [1], "label": [0]}, label=datasets.ClassLabel(names=["cat", "dog", "emu"])
+    )
+    with pytest.raises(DataError, match=r"differently .*[23] and [23] of them"):
+        load_images(str(tmp_path), "train")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library leaves the csv file open
+def test_what_a_metadata_file_leaves_out_or_lacks_is_said(tmp_path):
+    for i in range(5):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        picture(i).save(tmp_path / "train" / f"{i}.png")
+    lines = [f"{i}.png,{number}" for i, number in enumerate((3, 4, 3))]
+    (tmp_path / "train" / "metadata.csv").write_text("\n".join(["file_name,label", *lines]) + "\n")
+    shutil.copytree(tmp_path / "train", tmp_path / "test")
+    images = load_images(str(tmp_path), "train")
+    assert (images.classes, len(images)) == (("3", "4"), 3)
+    assert images.notes == (f"{tmp_path}, split train: 3 rows; left out 2 images that metadata.csv has no line of",)
+    for split in ("train", "test"):
+        (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,label", *lines[:2], "2.png,"]) + "\n")
+    with pytest.raises(DataError, match="fractions, or whole numbers of which one is missing"):
+        load_images(str(tmp_path), "train")
+    gc.collect()
 
 
 def test_tables_belong_to_the_split_of_their_folder_or_name(tmp_path):
