@@ -1,4 +1,3 @@
-import gc
 import json
 import os
 import shutil
@@ -55,7 +54,6 @@ def test_texts_are_labels(tmp_path):
     assert load_images(str(tmp_path), "test").labels.tolist() == [2]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library leaves the csv file open
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_metadata_file_says_the_labels(tmp_path, kind):
     for split, names in (("train", ["dog", "cat", "dog"]), ("test", ["cat"])):
@@ -72,7 +70,6 @@ def test_a_metadata_file_says_the_labels(tmp_path, kind):
     train, test = (load_images(str(tmp_path / "my[12] train set"), split) for split in ("train", "test"))
     assert (train.classes, train.labels.tolist(), values(train)) == (("cat", "dog"), [1, 0, 1], [10, 11, 12])
     assert test.labels.tolist() == [0]
-    gc.collect()
 
 
 def described(folder, names):
@@ -138,7 +135,6 @@ def test_splits_that_number_their_classes_differently_are_refused(tmp_path):
         load_images(str(tmp_path), "train")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library leaves the csv file open
 def test_what_a_metadata_file_leaves_out_or_lacks_is_said(tmp_path):
     for i in range(5):
         (tmp_path / "train").mkdir(exist_ok=True)
@@ -153,7 +149,6 @@ def test_what_a_metadata_file_leaves_out_or_lacks_is_said(tmp_path):
         (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,label", *lines[:2], "2.png,"]) + "\n")
     with pytest.raises(DataError, match="fractions, or whole numbers of which one is missing"):
         load_images(str(tmp_path), "train")
-    gc.collect()
 
 
 def test_tables_belong_to_the_split_of_their_folder_or_name(tmp_path):
