@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 from .errors import DataError, RstHubError, SettingsError
-from .randomised import warn_of_draws
+from .randomised import warned_of_draws
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 Victim = Model | Sequence[Model] | nn.ModuleList
@@ -73,8 +73,7 @@ def checked(attack: Function) -> Function:
         for budget in (*arguments[:1], *(value for name, value in settings.items() if name == "threat_model")):
             if not isinstance(budget, ThreatModel):
                 raise SettingsError(f"threat model {budget!r}: give one such as ThreatModel('Linf', 8 / 255)")
-        with checking(x, y):
-            warn_of_draws(model)
+        with checking(x, y), warned_of_draws(model):
             return attack(model, x, y, *arguments, **settings)
 
     return cast(Function, on_checked)

@@ -11,6 +11,7 @@ from torch import nn
 
 from .errors import SettingsError
 from .pool import TicketPool
+from .randomised import tell_of_draws
 from .ticket import Ticket
 
 _SHARED = ("architecture", "timm_kwargs", "init", "pretrained_cfg")
@@ -146,6 +147,7 @@ class R2S(nn.Module):
     @_uncompiled()
     def draw(self, count: int) -> torch.Tensor:
         """Return the positions of ``count`` members drawn at random, int64 (count,) on the CPU."""
+        tell_of_draws([self])
         if self.generator is None:
             words = np.frombuffer(os.urandom(8 * count), np.uint64)
             uniform = torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)

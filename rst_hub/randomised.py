@@ -7,12 +7,12 @@ import contextlib
 import functools
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
 
-_DRAWS = "an R2S answers each sample by a member that it draws"
 _ATTACKED = (
     "attacked as one model it looks more robust than it is, because the attacker does not know which member answers. "
     "Give the attack all members"
@@ -20,37 +20,47 @@ _ATTACKED = (
 _MEASURED = "this accuracy is that of one random draw. For its exact expectation give all members"
 
 
+_UNTOLD: ContextVar[str | None] = ContextVar("the words for a draw; empty once told, None in plain use", default=None)
+
+
 @contextlib.contextmanager
 def warned_of_draws(model: Any, *, attacked: bool = True) -> Iterator[None]:
-    """Warn once, here, of an R2S that is attacked or measured as one model; not again for what is done inside."""
-    if not warn_of_draws(model, attacked=attacked):
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=_DRAWS)
-        yield
+    """Warn (UserWarning) of an R2S that is attacked or measured inside as one model: once, whatever is done inside.
 
-
-def warn_of_draws(model: Any, *, attacked: bool = True) -> bool:
-    """Warn (UserWarning) if ``model``, or one of a list, is or has an R2S, and say whether it is so.
+    That is told at once if ``model``, or one of a list, is or has an R2S, and else when one draws, which may be behind
+    a function or in a list where nothing of it is seen before.
 
     Args:
         model: a module, another callable, or a list of them. A list of an R2S's members is what it should be.
         attacked: whether it is attacked, or only measured.
     """
-    models = [_behind(one) for one in (model if isinstance(model, list | tuple) else [model])]
-    modules = [module for one in models if isinstance(one, nn.Module) for module in one.modules()]
-    found: list[Any] = [module for module in modules if getattr(module, "draws_members", False) is True]
-    if found:
-        told = _ATTACKED if attacked else _MEASURED
-        uneven = any(max(r2s.probabilities) - min(r2s.probabilities) > 1e-9 for r2s in found)
-        weigh = " A list takes its members as equally likely, which these are not: weigh what each of them leaves."
-        warnings.warn(
-            f"{_DRAWS}: {told}, list(r2s.members), or [PixelModel(m) for m in r2s.members] for pixels in [0, 1]."
-            + (weigh if uneven else ""),
-            stacklevel=_outside(),
-        )
-    return bool(found)
+    token = _UNTOLD.set(_ATTACKED if attacked else _MEASURED) if _UNTOLD.get() is None else None
+    try:
+        models = [_behind(one) for one in (model if isinstance(model, list | tuple) else [model])]
+        modules = [module for one in models if isinstance(one, nn.Module) for module in one.modules()]
+        found = [module for module in modules if getattr(module, "draws_members", False) is True]
+        if found:
+            tell_of_draws(found)
+        yield
+    finally:
+        if token is not None:
+            _UNTOLD.reset(token)
+
+
+def tell_of_draws(drawing: Sequence[Any]) -> None:
+    """Warn of these R2S, if that is inside of :func:`warned_of_draws` and not told yet."""
+    words = _UNTOLD.get()
+    if not words:
+        return
+    _UNTOLD.set("")
+    uneven = any(max(r2s.probabilities) - min(r2s.probabilities) > 1e-9 for r2s in drawing)
+    weigh = " A list takes its members as equally likely, which these are not: weigh what each of them leaves."
+    warnings.warn(
+        "an R2S answers each sample by a member that it draws: "
+        f"{words}, list(r2s.members), or [PixelModel(m) for m in r2s.members] for pixels in [0, 1]."
+        + (weigh if uneven else ""),
+        stacklevel=_outside(),
+    )
 
 
 def _behind(model: Any) -> Any:

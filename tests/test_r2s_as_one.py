@@ -35,7 +35,7 @@ from rst_hub.attacks import kl_pgd
 from rst_hub.errors import SettingsError
 from rst_hub.evaluate import evaluate, outcomes
 from rst_hub.flags import inspect_model
-from rst_hub.randomised import warn_of_draws
+from rst_hub.randomised import warned_of_draws
 from rst_hub.suite import named_attack
 
 BUDGET = ThreatModel("Linf", 2 / 255)
@@ -111,6 +111,71 @@ def test_it_warns_once_a_call_and_points_to_the_members(tickets, name):
     assert seen == []
 
 
+class Hiding(nn.Module):
+    """Keeps another module where no walk over modules finds it."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.hidden = [module]
+
+    def forward(self, x):
+        return self.hidden[0](x)
+
+
+HIDDEN = {
+    "a function of one's own": lambda r2s: lambda x: r2s((x - 0.3) / 0.25),
+    "a module's plain list": Hiding,
+    "a list of functions": lambda r2s: [lambda x: r2s(x)],
+    "found by the walk too": lambda r2s: [PixelModel(r2s), lambda x: r2s(x)],
+}
+
+
+@pytest.mark.parametrize("name", [*ATTACKED, *(f"clean: {name}" for name in MEASURED)])
+def test_a_draw_behind_what_says_not_what_it_calls_is_warned_of_once_a_call(tickets, name):
+    call = MEASURED[name[7:]] if name.startswith("clean: ") else ATTACKED[name]
+    r2s = R2S(tickets, generator=seeded())
+    hidden = [(what, hide(r2s)) for what, hide in HIDDEN.items()]
+    one_model = name in ("transfer_matrix", "judges")  # which stand in lists of their own
+    told = 0
+    for what, model in hidden:
+        if isinstance(model, list) and one_model:
+            continue
+        for _ in range(2):  # each call tells it again
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                call(model)
+            assert [(one.category, one.filename) for one in seen] == [(UserWarning, __file__)], what
+            text = str(seen[0].message)
+            assert ("one random draw" if name.startswith("clean: ") else "looks more robust than it is") in text
+            assert "list(r2s.members), or [PixelModel(m) for m in r2s.members]" in text
+            told += 1
+    assert told == (4 if one_model else 8)
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_plain_use_of_an_r2s_and_its_exact_mean_behind_a_function_are_not_warned_of(tickets, per):
+    r2s = R2S(tickets, generator=seeded(), per=per)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        call = ATTACKED["robust_accuracy"]
+        for exact in (lambda x: r2s.expected(x).log(), Hiding(r2s.members[0]), [lambda x: r2s.members[0](x)]):
+            call(exact)
+        r2s(pixels())
+        r2s.draw(3)
+        assert seen == []
+        with pytest.raises(ZeroDivisionError):
+            robust_accuracy(r2s, batches(), lambda *given: 1 / 0)
+        seen.clear()
+        PixelModel(r2s)(pixels())  # after a call that failed
+    assert seen == []
+
+
+def test_a_hidden_draw_of_uneven_members_says_how_to_weigh_them(tickets):
+    r2s = R2S(tickets, probabilities=[0.5, 0.25, 0.25], generator=seeded())
+    with pytest.warns(UserWarning, match="equally likely, which these are not"):
+        fgsm(lambda x: r2s(x), *batches(1)[0], ThreatModel(eps=0))
+
+
 def test_autoattack_warns_too(tickets):
     pytest.importorskip("pyautoattack")
     with pytest.warns(UserWarning, match=POINTS_TO):
@@ -125,8 +190,8 @@ def test_it_is_found_in_any_wrapper_and_list_and_its_members_are_what_they_shoul
     for model in (*wrapped, nn.ModuleList([r2s]), *methods, [r2s.forward]):
         with pytest.warns(UserWarning, match=POINTS_TO):
             fgsm(model, x, y, ThreatModel(eps=0))
-    with pytest.warns(UserWarning, match=POINTS_TO):
-        warn_of_draws(torch.compile(r2s, backend="eager"))
+    with pytest.warns(UserWarning, match=POINTS_TO), warned_of_draws(torch.compile(r2s, backend="eager")):
+        pass
     for model in (
         list(r2s.members),
         r2s.members,
