@@ -16,6 +16,7 @@ from .hub import load_ticket
 from .models import (
     build_features,
     carried_input,
+    channel_values,
     check_architecture,
     create_model,
     describe_as,
@@ -165,6 +166,13 @@ def _overlay(model: nn.Module, overlay: Mapping[str, Any]) -> None:
         )
     if "label_names" in overlay and "num_classes" not in own:
         raise ArchitectureError("a features_only model has no labels: leave label_names out of pretrained_cfg_overlay")
+    for key in ("mean", "std"):
+        given = overlay.get(key)
+        if isinstance(given, list | tuple) and list(given) != _plain(key, own.get(key)):  # a ticket's own may be any
+            try:
+                channel_values(key, given)
+            except SettingsError as error:
+                raise ArchitectureError(f"pretrained_cfg_overlay says {error}") from error
     size, own_size = (list(cfg.get("input_size", ())) for cfg in ({**own, **overlay}, own))
     if size[:1] != own_size[:1] or (own.get("fixed_input_size") and size != own_size):
         raise ArchitectureError(f"pretrained_cfg_overlay says input_size={size}, but the network takes {own_size} only")

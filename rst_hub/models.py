@@ -599,7 +599,7 @@ def _checked_input(
         found["image_size"] = image_size
     for name, given in (("mean", mean), ("std", std)):
         if given is not None:
-            found[name] = _channel_values(name, given)
+            found[name] = channel_values(name, given)
     if len({len(found[name]) for name in ("mean", "std") if name in found}) == 2:
         raise SettingsError(f"mean={found['mean']} and std={found['std']}: give one number for each channel in both")
     if label_names is not None:
@@ -612,8 +612,12 @@ def _checked_input(
     return found
 
 
-def _channel_values(name: str, given: Any) -> list[float]:
-    """Return one float a channel, of a sequence of numbers, an array or a tensor."""
+def channel_values(name: str, given: Any) -> list[float]:
+    """Return one float a channel, of a sequence of numbers, an array or a tensor.
+
+    Raises:
+        SettingsError: they are not the ``name``, "mean" or "std", of pixels in [0, 1].
+    """
     try:
         values = [float(value) for value in given]
     except (TypeError, ValueError):

@@ -139,6 +139,7 @@ def test_an_overlay_that_would_be_false_or_of_other_weights_is_refused(folder, t
         r"takes \[3, 32, 32\] only": (vit, {"input_size": (3, 64, 64)}),
         r"input_size=\[1, 32, 32\]": (folder, {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}),
         "std": (folder, {"std": (0, 1, 1)}),
+        "entry mean": (folder, {"mean": torch.tensor([0.1, 0.2, 0.3])}),
         "give a dict": (folder, "in1k"),
     }
     for match, (of, overlay) in refused.items():
@@ -148,6 +149,28 @@ def test_an_overlay_that_would_be_false_or_of_other_weights_is_refused(folder, t
         through_timm(vit, pretrained=False, pretrained_cfg_overlay={"input_size": (3, 64, 64)})
     own = {"input_size": (3, 32, 32), "num_classes": 10, "fixed_input_size": False}
     assert same(through_timm(folder, pretrained_cfg_overlay=own).state_dict(), through_timm(folder).state_dict())
+
+
+def test_an_overlay_of_pixels_up_to_255_is_refused_as_create_model_does(folder, tmp_path):
+    refused = 0
+    for overlay in (
+        {"mean": (123, 116, 103), "std": (58, 57, 57)},
+        {"mean": (123.7, 116.3, 103.5)},
+        {"std": [58.4, 57.1, 57.4]},
+        {"mean": (-0.1, 0.5, 0.5)},
+    ):
+        for arguments in ({}, {"pretrained": False}, {"features_only": True}):
+            with pytest.raises(ArchitectureError, match=r"pretrained_cfg_overlay says (mean|std)=.* to 1, as pixels"):
+                through_timm(folder, pretrained_cfg_overlay=overlay, **arguments)
+            refused += 1
+    assert refused == 12
+    edge = {"mean": (0, 1, 0.5), "std": (1, 1, 1)}
+    assert prepared(through_timm(folder, pretrained_cfg_overlay=edge))["std"] == [1, 1, 1]
+    popup = make_popup()
+    popup.model.pretrained_cfg = {**popup.model.pretrained_cfg, "mean": [0.5] * 3, "std": [58.0, 57.0, 57.0]}
+    published = rst_hub.Ticket.draw(popup).save(tmp_path / "published")  # as one may have been
+    for overlay in (None, {"mean": (0.1, 0.2, 0.3)}, {"std": (58, 57, 57)}):
+        assert prepared(through_timm(published, pretrained_cfg_overlay=overlay))["std"] == [58, 57, 57]
 
 
 def called(folder, **kwargs):
