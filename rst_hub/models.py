@@ -272,6 +272,7 @@ def create_model(
     set_input(model, _own_input(model, timm_kwargs))
     cast(Any, model).rst_assumed = {key: cast(Any, model).pretrained_cfg.get(key) for key in _TO_DESCRIBE}
     _describe(model, described)
+    _told(model, ["input_size"] if "img_size" in timm_kwargs else [])
     turn_off_dropout(model)
     seeded = [weight.seeded(init) for weight in maskable_weights(model)] + make_neutral(model)
     parameters = dict(model.named_parameters())

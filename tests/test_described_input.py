@@ -121,6 +121,22 @@ def test_an_image_size_reaches_architectures_that_need_to_know_it(tmp_path):
     assert create_model("test_resnet", Init(0), **INPUT).rst_source.timm_kwargs == {"num_classes": 3}
 
 
+def test_timms_own_img_size_says_the_size_too():
+    said = 0
+    for size in (32, (32, 32), [32, 48], 160):
+        model = create_model("test_vit", Init(0), img_size=size, mean=MEAN, std=STD, label_names=LABELS)
+        ticket = drawn(model)  # where a warning is an error
+        assert ticket.pretrained_cfg["input_size"] == model.pretrained_cfg["input_size"]
+        said += 1
+    assert said == 4
+    with pytest.warns(UndescribedInputWarning) as caught:
+        drawn(create_model("test_vit", Init(0), img_size=32, num_classes=3))
+    assert "3 x 32 x 32" not in str(caught[0].message)
+    assert "describe_input(model, mean=..., std=..., label_names=...)" in str(caught[0].message)
+    with pytest.warns(UndescribedInputWarning, match="images of 3 x 160 x 160"):
+        drawn(create_model("test_vit", Init(0), mean=MEAN, std=STD, label_names=LABELS))
+
+
 def test_a_network_of_one_size_is_not_described_by_another():
     made = create_model("test_vit", Init(0), num_classes=3)
     own = dict(made.pretrained_cfg)
