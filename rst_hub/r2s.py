@@ -134,13 +134,13 @@ class R2S(nn.Module):
             )
         return self._switched(x)
 
-    @_uncompiled(recursive=False)  # the members are compiled each
+    @_uncompiled(recursive=False)  # the members' forward is compiled, once for all: nothing there says which one it is
     def _switched(self, x: torch.Tensor) -> torch.Tensor:
         if self.per == "batch" or len(x) < 2:
-            return self.logits_of(x, int(self.draw(1)))
+            return self.members[int(self.draw(1))](x)
         drawn = self.draw(len(x))
         places = [(j, torch.nonzero(drawn == j)[:, 0].to(x.device)) for j in drawn.unique().tolist()]
-        answers = torch.cat([self.logits_of(x[place], j) for j, place in places])
+        answers = torch.cat([self.members[j](x[place]) for j, place in places])
         order = torch.cat([place for _, place in places])
         return answers[order.argsort()]
 

@@ -230,6 +230,29 @@ def test_a_compiled_r2s_draws_as_it_does_uncompiled(tickets, wrap, per):
     assert any("conv" in str(node.target) for graph in graphs for node in graph.graph.nodes)  # members are compiled
 
 
+@pytest.mark.parametrize("materialised", [False, True])
+def test_many_members_do_not_reach_the_limit_of_recompilations(materialised):
+    torch._dynamo.reset()
+    count = torch._dynamo.config.cache_size_limit + 2  # of old: from here on a member was not compiled at all
+    tickets = [Ticket.draw(make_popup(remaining_ratio=(j + 1) / 20)) for j in range(count)]
+    plain, other = (R2S(tickets, generator=seeded(1), per="batch", materialised=materialised) for _ in range(2))
+    graphs, ran = [], []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return lambda *inputs: (ran.append(1), graph.forward(*inputs))[1]
+
+    compiled = torch.compile(other, backend=backend)
+    with torch.no_grad():
+        drawn = {int(plain.draw(1)) for _ in range(40)}
+        plain.generator.manual_seed(1)
+        assert len(drawn) > torch._dynamo.config.cache_size_limit  # as many as it takes
+        compared = [torch.allclose(compiled(pixels(4)), plain(pixels(4)), atol=1e-5) for _ in range(40)]
+    assert compared == [True] * 40
+    assert len(graphs) == 1  # one for all members, whose weights are its inputs
+    assert len(ran) == 40
+
+
 def test_a_compiled_draw_of_the_operating_systems_is_left_alone(tickets):
     torch._dynamo.reset()
     r2s = R2S(tickets)
