@@ -18,6 +18,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -28,7 +29,7 @@ from torch import nn
 from .config import MAX_CONFIG_BYTES, choose_entry, read_config
 from .errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError, cause, foreign, printable
 from .files import check_fetched, given_path, is_folder, reading
-from .listing import LIBRARY, checked_token, hub_api, near_names
+from .listing import LIBRARY, UNAUTHORISED, checked_token, hub_api, is_unauthorised, near_names
 from .models import PixelModel
 from .pool import TicketPool
 from .r2s import R2S, shares_of
@@ -446,6 +447,10 @@ def _hub_errors(source: _Source, file: str) -> Iterator[None]:
     except EntryNotFoundError as error:
         raise HubError(f"{source} has no {file}, so it is no whole ticket repository: choose another") from cause(error)
     except Exception as error:  # the client's HTTP library, of either version, has errors of its own
+        if isinstance(error.__cause__, HfHubHTTPError):  # of force_download the client says that it failed, not why
+            with _hub_errors(source, file):
+                raise error.__cause__ from None
         reason = error.__cause__ or error  # the client may only say "failed due to the above error"
         said = f"{type(reason).__name__} {foreign(reason)}"
+        said = f"{UNAUTHORISED} ({said})" if is_unauthorised(error) else said
         raise HubError(f"{file} of {source} cannot be downloaded: {said}") from cause(error)

@@ -10,11 +10,16 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_session, get_token
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from .errors import HubError, SettingsError, cause, foreign, nearest
+from .errors import HubError, SettingsError, cause, chain, foreign, nearest
 from .version import __version__
 
 LIBRARY = "rst-hub"
 """The library's name on the Hub: in the user agent, and as the tag that repositories are found by."""
+UNAUTHORISED = (
+    "log in (hf auth login) or give a token. If there is one already (token, HF_TOKEN or the login), the Hub does not "
+    "know it: copy it anew from the Hub's settings (Access Tokens)"
+)
+"""What to do about a status of 401."""
 _PRINTABLE = re.compile(r"[!-~]+")
 
 
@@ -52,6 +57,11 @@ def checked_token(token: str | bool | None) -> str | bool | None:
     return token
 
 
+def is_unauthorised(error: BaseException) -> bool:
+    """Say whether an error of the Hub's client comes of a status of 401."""
+    return any(getattr(getattr(one, "response", None), "status_code", None) == 401 for one in chain(error))
+
+
 @dataclass(frozen=True)
 class Listed:
     """A ticket that :func:`list_models` found: what its card says of it, which nobody has checked; None: not said."""
@@ -83,7 +93,7 @@ def list_models(
         token: for private repositories; the one that is logged in when None.
 
     Raises:
-        HubError: the Hub cannot be reached.
+        HubError: the Hub cannot be reached, or does not know the token.
         SettingsError: the token cannot be one.
     """
     expand = ["cardData", "model-index"]
@@ -115,7 +125,9 @@ def _listing(limit: int, token: str | bool | None, **wanted: Any) -> list[dict[s
             found += [repo for repo in answer.json() if isinstance(repo, dict) and isinstance(repo.get("id"), str)]
             url, query = answer.links.get("next", {}).get("url"), None  # the next page's address has the query in it
     except Exception as error:  # the client's HTTP library, of either version, has errors of its own
-        raise HubError(f"the Hub's tickets cannot be listed: {type(error).__name__} {foreign(error)}") from cause(error)
+        said = f"{type(error).__name__} {foreign(error)}"
+        said = f"{UNAUTHORISED} ({said})" if is_unauthorised(error) else said
+        raise HubError(f"the Hub's tickets cannot be listed: {said}") from cause(error)
     return found[:limit]
 
 

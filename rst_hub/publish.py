@@ -22,7 +22,7 @@ from .config import read_config
 from .errors import HubError, RstHubError, SettingsError, cause, foreign, printable
 from .files import called, check_listable, given_path, is_snapshot, read_inside, reading, write_files
 from .hub import check_revision, from_pretrained
-from .listing import hub_api
+from .listing import UNAUTHORISED, hub_api
 from .pictures import PICTURES
 from .results import REPOSITORY
 from .ticket import Ticket, digest
@@ -419,7 +419,7 @@ def _hub_says(what: str) -> Iterator[None]:
         raise
     except HfHubHTTPError as error:
         advice = {
-            401: "log in (hf auth login) or give a token",
+            401: UNAUTHORISED,
             400: "the Hub does not take it",
             403: "the token has no right to do that there",
             404: "it is not there, or no branch: a commit or a tag cannot be pushed to",

@@ -208,6 +208,31 @@ def test_a_token_may_have_blanks_around_it_and_none_is_ever_printed(folder, tmp_
     assert rst_hub.list_models(token="\n") == []
 
 
+def test_a_token_that_the_hub_does_not_know_is_said_to_be_that_with_what_to_do(folder, monkeypatch):
+    push_to_hub(folder, "org/rst-secret", token="hf_writer", private=True)
+    calls = takers(folder)
+    del calls["near_names"], calls["hub_api"]  # one says nothing where the Hub does not tell, one is the client itself
+    advice = "(token, HF_TOKEN or the login), the Hub does not know it"
+    calls["not afresh"] = lambda token: rst_hub.from_pretrained("org/rst-secret", token=token)
+    tried = 0
+    for token in ("hf_forgotten", None):  # given, or of the environment
+        if token is None:
+            monkeypatch.setenv("HF_TOKEN", "hf_forgotten")
+        for name, call in calls.items():
+            with pytest.raises(HubError) as refusal:
+                call(token)
+            assert advice in str(refusal.value), name
+            assert "log in (hf auth login) or give a token" in str(refusal.value), name
+            assert "hf_forgotten" not in shown(refusal.value), name
+            tried += 1
+    assert tried == 18
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match="it is private: check the name, or give a token"):  # 401 as well
+        calls["from_pretrained"](False)  # downloaded afresh
+    with pytest.raises(HubError, match="has no revision absent: check the name"):
+        rst_hub.from_pretrained("org/rst-secret", revision="absent", token="hf_writer", force_download=True)
+
+
 def test_a_token_of_the_environment_that_cannot_be_one_is_refused_without_showing_it(folder, monkeypatch):
     push_to_hub(folder, "org/rst-secret", token="hf_writer", private=True)
     tried = 0
