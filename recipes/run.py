@@ -29,7 +29,7 @@ import rst_hub
 from rst_hub.data import Images, channel_statistics, fingerprint, load_images, name_of, permutation, split_off
 from rst_hub.errors import DataError, RstHubError, SettingsError
 from rst_hub.files import write_file, write_json
-from rst_hub.models import TIMM_VERSION, check_architecture
+from rst_hub.models import TIMM_VERSION, check_architecture, checked_names
 
 EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
 """PGD-20 of the paper, section 4.1; the step size is in pixels over 255."""
@@ -158,9 +158,13 @@ def _check_multiple(batch_size: int, parts: int) -> None:
 
 
 def _check_classes(train: Images, test: Images) -> None:
-    """Raise DataError where there are no two classes, or one is to be told that no training image shows."""
+    """Raise DataError unless there are two classes, with names that a ticket carries, and training images of each."""
     if len(train.classes) < 2:
         raise DataError(f"all images are of one class, {train.classes[0]}: a network tells two or more apart")
+    try:
+        checked_names("the data set's classes", train.classes)
+    except SettingsError as error:
+        raise DataError(f"{error}; rename it in the data set") from error
     unseen = [test.classes[number] for number in test.labels.unique().tolist() if number not in train.labels]
     if unseen:
         more = "" if len(unseen) <= 5 else f" and {len(unseen) - 5} more"

@@ -18,6 +18,7 @@ from .models import (
     carried_input,
     channel_values,
     check_architecture,
+    checked_names,
     create_model,
     describe_as,
     features_input,
@@ -166,11 +167,11 @@ def _overlay(model: nn.Module, overlay: Mapping[str, Any]) -> None:
         )
     if "label_names" in overlay and "num_classes" not in own:
         raise ArchitectureError("a features_only model has no labels: leave label_names out of pretrained_cfg_overlay")
-    for key in ("mean", "std"):
+    for key, check in (("mean", channel_values), ("std", channel_values), ("label_names", checked_names)):
         given = overlay.get(key)
         if isinstance(given, list | tuple) and list(given) != _plain(key, own.get(key)):  # a ticket's own may be any
             try:
-                channel_values(key, given)
+                check(key, given)
             except SettingsError as error:
                 raise ArchitectureError(f"pretrained_cfg_overlay says {error}") from error
     size, own_size = (list(cfg.get("input_size", ())) for cfg in ({**own, **overlay}, own))

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -604,12 +605,7 @@ def _checked_input(
     if len({len(found[name]) for name in ("mean", "std") if name in found}) == 2:
         raise SettingsError(f"mean={found['mean']} and std={found['std']}: give one number for each channel in both")
     if label_names is not None:
-        if isinstance(label_names, str) or not isinstance(label_names, Sequence):
-            raise SettingsError(f"label_names={printable(repr(label_names))}: give a list with each class's name")
-        wrong = [name for name in label_names if not isinstance(name, str)]
-        if wrong:
-            raise SettingsError(f"label_names have {printable(repr(wrong[0]))}: give each class's name as text")
-        found["label_names"] = [str(name) for name in label_names]
+        found["label_names"] = checked_names("label_names", label_names)
     return found
 
 
@@ -630,6 +626,37 @@ def channel_values(name: str, given: Any) -> list[float]:
             "numbers of pixels up to 255 are to be divided by 255"
         )
     return values
+
+
+def checked_names(name: str, given: Any) -> list[str]:
+    """Return the classes' names, of a sequence of them.
+
+    Raises:
+        SettingsError: they are no texts, one is there twice, or has what no line of a card or a terminal can hold.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise SettingsError(f"{name}={printable(repr(given))}: give a list with each class's name")
+    places: dict[str, int] = {}
+    for number, label in enumerate(given):
+        if not isinstance(label, str):
+            raise SettingsError(f"{name} have {printable(repr(label))}: give each class's name as text")
+        shown = printable(repr(label))
+        if any(unicodedata.category(char) in _UNPRINTABLE for char in label):
+            raise SettingsError(
+                f"{name}: class {number} is named {shown}, with a line break or a control character, or half of a "
+                "character: give each class a name that stands on one line"
+            )
+        if label in places:
+            raise SettingsError(
+                f"{name}: {shown} is there twice, as classes {places[label]} and {number} (counted from 0): give each "
+                "class a name of its own"
+            )
+        places[label] = number
+    return [str(label) for label in given]
+
+
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Control characters, halves of a character, ends of lines; joiners and blanks of other scripts belong to names."""
 
 
 def _describe(model: nn.Module, described: Mapping[str, Any]) -> None:

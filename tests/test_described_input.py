@@ -182,22 +182,59 @@ REFUSED = {
     ),
     "std": (0.5, (0.0, 0.1, 0.1), (63.0, 62.1, 66.7), (float("inf"),) * 3, [None]),
     "label_names": ("abc", {"a", "b", "c"}, {0: "a"}, [0, 1, 2], 3, ["a", None, "c"], iter(LABELS)),
+    "label_names, that are two of one name,": (list("aba"), ["", "", "x"], ["ant"] * 3, ("a", "b", "b")),
+    "label_names, that a line cannot hold,": (
+        ["a\nb", "c", "d"],
+        ["a", "b", "c\r"],
+        ["a", "b\x1b[2J", "c"],
+        ["a", "b", "\ud800"],
+        ["a", "b\u2028", "c"],
+        ["\t", "b", "c"],
+        ["a\x00", "b", "c"],
+    ),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_description_is_refused_before_anything_is_built(name, monkeypatch):
+    refused_values, (name, *_) = REFUSED[name], name.split(",")
     model = create_model("test_resnet", Init(0), num_classes=3)
     own, refused = dict(model.pretrained_cfg), 0
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: pytest.fail("it was built"))
-    for value in REFUSED[name]:
+    for value in refused_values:
         with pytest.raises(SettingsError, match=name):
             describe_input(model, **{name: value})
         with pytest.raises(SettingsError, match=name):
             create_model("test_resnet", Init(0), num_classes=3, **{name: value})
         refused += 1
-    assert refused == len(REFUSED[name]) >= 5
+    assert refused == len(refused_values) >= 4
     assert model.pretrained_cfg == own
+
+
+def test_names_in_any_script_stay_as_they_are_and_what_is_wrong_with_others_is_said(tmp_path):
+    names = ["caf\u00e9\u00a0au lait", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f469\u200d\U0001f52c"]
+    model = create_model("test_resnet", Init(0), **{**INPUT, "label_names": names})
+    assert from_pretrained(drawn(model).save(tmp_path / "t")).pretrained_cfg["label_names"] == names
+    with pytest.raises(SettingsError, match="'b' is there twice, as classes 1 and 2"):
+        describe_input(model, label_names=["a", "b", "b"])
+    with pytest.raises(SettingsError, match=r"class 1 is named 'a\\nb', with a line break or a control character"):
+        describe_input(model, label_names=["x", "a\nb", "c"])
+
+
+@pytest.mark.parametrize("names", [["a", "a", "b"], ["a\n", "b", "c"]])
+def test_a_published_ticket_of_odd_names_still_loads(tmp_path, names):
+    model = create_model("test_resnet", Init(0), **INPUT)
+    model.pretrained_cfg = {**model.pretrained_cfg, "label_names": names}  # as before they were refused
+    folder = drawn(model).save(tmp_path / "t")
+    loaded = from_pretrained(folder)
+    assert loaded.pretrained_cfg["label_names"] == names
+    source = {"source": "local-dir", "file": str(folder)}
+    for overlay in ({"label_names": names}, {"crop_pct": 0.9}):
+        again = timm.create_model("rst", pretrained=True, pretrained_cfg=source, pretrained_cfg_overlay=overlay)
+        assert list(again.pretrained_cfg["label_names"]) == names
+    overlay = {"label_names": ["z", "z", "y"]}
+    with pytest.raises(ArchitectureError, match="pretrained_cfg_overlay says label_names"):
+        timm.create_model("rst", pretrained=True, pretrained_cfg=source, pretrained_cfg_overlay=overlay)
 
 
 def test_channels_are_the_models():

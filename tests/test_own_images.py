@@ -273,6 +273,17 @@ def test_broken_pictures_stop_a_search_or_are_left_out_of_it(photos, tmp_path):
     assert rst_hub.Ticket.load(tmp_path / "run" / "ticket").provenance["dataset"]["left_out"] == 1
 
 
+@pytest.mark.parametrize("recipe", [search_recipe, train_recipe])
+def test_a_class_whose_name_no_ticket_can_carry_is_refused_before_anything_is_written(recipe, tmp_path):
+    make_photos(tmp_path / "photos", 10)
+    (tmp_path / "photos" / "dog").rename(tmp_path / "photos" / "dog\nor puppy")
+    refused = r"class 1 is named 'dog\\nor puppy', with a line break .* rename it in the data set"
+    arguments = TINY if recipe is search_recipe else TINY[:-2]
+    with pytest.raises(DataError, match=refused):
+        run(recipe, *arguments, "--dataset", tmp_path / "photos", "--output", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_class_without_a_training_image_is_refused(photos, tmp_path):
     for split in ("train", "test"):
         shutil.copytree(photos, tmp_path / "data" / split)
