@@ -105,6 +105,7 @@ def test_every_command_prints_on_every_terminal(folder, tmp_path, terminal, name
     assert os.path.isdir(tmp_path / f"{name}-dense")
 
 
+@pytest.mark.slow
 def test_a_recipe_prints_and_draws_its_bars_on_every_terminal(tmp_path):
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("test", 4)):

@@ -123,6 +123,7 @@ def numbers(path):
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.slow
 def test_a_benchmark_that_fills_the_disk_keeps_its_whole_lines(searched, tmp_path):
     few = ("--ticket", searched / "ticket", "--samples", 40, "--batch-size", 10, "--attacks", "pgd20")
     arguments = [*map(str, few), "--flag-samples", "0", "--output"]
@@ -141,6 +142,7 @@ def test_a_benchmark_that_fills_the_disk_keeps_its_whole_lines(searched, tmp_pat
 
 
 @pytest.mark.usefixtures("threads")
+@pytest.mark.slow
 def test_a_transfer_matrix_that_fills_the_disk_keeps_its_journal(searched, tmp_path):
     pytest.importorskip("matplotlib")
     other = rst_hub.Ticket.draw(make_popup(remaining_ratio=0.2), provenance={"settings": {"dataset": "digits"}})
