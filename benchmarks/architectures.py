@@ -43,9 +43,10 @@ from tqdm import tqdm
 from rst_hub import EdgePopup, Init, Ticket, create_model
 from rst_hub.console import print_anything
 from rst_hub.files import write_json
-from rst_hub.models import build_masked, size_arguments
-from rst_hub.roles import maskable_weights
-from rst_hub.ticket import digest
+from rst_hub.networks.architectures import size_arguments
+from rst_hub.networks.build import build_masked
+from rst_hub.networks.roles import maskable_weights
+from rst_hub.tickets.digests import digest
 
 RATIO = 0.3
 SIZES = (128, 192, 224, 256)

@@ -13,9 +13,9 @@ import torch
 from size import RATIOS
 from timing import median
 
-from rst_hub.bits import encode_mask, packed_mask
-from rst_hub.masking import kept_count
-from rst_hub.models import state_layout
+from rst_hub.masks.packed import encode_mask, packed_mask
+from rst_hub.masks.patterns import kept_count
+from rst_hub.networks.build import state_layout
 
 
 def main() -> None:

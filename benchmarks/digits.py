@@ -20,10 +20,13 @@ from tqdm import tqdm
 
 import rst_hub
 from rst_hub import Init, PixelModel, ThreatModel, clean_accuracy, robust_accuracy
+from rst_hub.attacks.names import named_attack
 from rst_hub.console import print_anything
-from rst_hub.data import evaluation_batches, load_images
-from rst_hub.models import create_model, load_dense, set_input
-from rst_hub.suite import named_attack
+from rst_hub.data.images import load_images
+from rst_hub.data.loader import evaluation_batches
+from rst_hub.networks.build import create_model
+from rst_hub.networks.dense import load_dense
+from rst_hub.networks.inputs import set_input
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 EPS = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24)

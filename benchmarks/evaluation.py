@@ -24,9 +24,9 @@ from timing import interleaved, ratio
 from torch.nn import functional
 
 from rst_hub import EdgePopup, Init, PixelModel, ThreatModel, create_model, pgd
-from rst_hub.data import load_images
-from rst_hub.evaluate import outcomes
-from rst_hub.models import describe_input
+from rst_hub.data.images import load_images
+from rst_hub.evaluation.accuracy import outcomes
+from rst_hub.networks.inputs import describe_input
 
 STEPS, LINF, SIZE = 20, ThreatModel("Linf", 8 / 255), 32
 PRECISIONS = ("fp32", "bf16")

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 import undescribed
 
-from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained, ticket
+import rst_hub.tickets.ticket as ticket
+from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
 
 LOADS = 9
 
@@ -42,11 +43,11 @@ def main() -> int:
 def measured(folder: Path) -> tuple[float, float, float]:
     """Return the CPU seconds of a load, of reading with SHA-256 in it, and of the weights' digest after it."""
     loads: list[tuple[float, float, float]] = []
-    read = ticket._read_checked
+    read = ticket.read_checked
     try:
         for _ in range(LOADS):
             spent = {"read": 0.0}
-            ticket._read_checked = timed(read, "read", spent)
+            ticket.read_checked = timed(read, "read", spent)
             begun = time.process_time()
             from_pretrained(folder)
             load = time.process_time() - begun
@@ -56,7 +57,7 @@ def measured(folder: Path) -> tuple[float, float, float]:
             loaded.check_weights(made.__getitem__)
             loads.append((load, spent["read"], time.process_time() - begun))
     finally:
-        ticket._read_checked = read
+        ticket.read_checked = read
     load, file, weights = (statistics.median(column) for column in zip(*loads, strict=True))
     return load, file, weights
 

@@ -23,8 +23,9 @@ from search_step import accelerator_of
 from settings import SearchSettings, parse
 
 from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
-from rst_hub.data import channel_statistics, load_images, split_off, training_batches
-from rst_hub.models import describe_input
+from rst_hub.data.images import load_images
+from rst_hub.data.loader import channel_statistics, split_off, training_batches
+from rst_hub.networks.inputs import describe_input
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 PRECISIONS = {"no": "fp32", "bf16": "bf16"}

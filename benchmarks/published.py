@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from rst_hub import EdgePopup, ThreatModel
-from rst_hub.attacks import project, random_start
-from rst_hub.masking import kept_count
+from rst_hub.attacks.common import project, random_start
+from rst_hub.masks.patterns import kept_count
 
 
 def sorted_mask(sizes: torch.Tensor, kept: int) -> torch.Tensor:

@@ -29,7 +29,7 @@ from torch import nn
 import rst_hub
 from rst_hub import R2S, EdgePopup, Init, create_model
 from rst_hub.console import print_anything
-from rst_hub.hub import load_tickets
+from rst_hub.hub.loading import load_tickets
 
 RATIOS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 """The paper's candidate set, section 6.3."""

@@ -31,7 +31,9 @@ from settings import SearchSettings
 from timing import interleaved, ratio
 
 from rst_hub import EdgePopup, Init, PixelModel, ThreatModel, create_model
-from rst_hub.models import build_model, describe_input, size_arguments
+from rst_hub.networks.architectures import size_arguments
+from rst_hub.networks.build import build_model
+from rst_hub.networks.inputs import describe_input
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ import undescribed
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
 from rst_hub.console import print_anything
-from rst_hub.masking import kept_counts, top_k_mask
-from rst_hub.ticket import ticket_names
-from rst_hub.weights import SeededTensor, uniform
+from rst_hub.masks.patterns import kept_counts, top_k_mask
+from rst_hub.networks.weights import SeededTensor, uniform
+from rst_hub.tickets.ticket import ticket_names
 
 MODELS = ("resnet18", "resnet50", "resnet101", "wide_resnet34_10", "vit_small_patch16_224")
 RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)

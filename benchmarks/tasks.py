@@ -19,10 +19,11 @@ import torch
 from PIL import Image
 
 from rst_hub import R2S, PixelModel, ThreatModel, TicketPool, r2s_from_pretrained
+from rst_hub.attacks.names import named_attack
 from rst_hub.console import print_anything
-from rst_hub.data import evaluation_batches, load_images
-from rst_hub.evaluate import evaluate, join, percent
-from rst_hub.suite import named_attack
+from rst_hub.data.images import load_images
+from rst_hub.data.loader import evaluation_batches
+from rst_hub.evaluation.accuracy import evaluate, join, percent
 
 SEARCH = Path(__file__).resolve().parent.parent / "recipes" / "search.py"
 

@@ -3,7 +3,7 @@
 import warnings
 
 from rst_hub import EdgePopup, Ticket
-from rst_hub.models import UndescribedInputWarning
+from rst_hub.networks.inputs import UndescribedInputWarning
 
 
 def draw(popup: EdgePopup) -> Ticket:

@@ -11,9 +11,9 @@ import torch
 from timing import median
 
 from rst_hub import Init
-from rst_hub.models import build_model
-from rst_hub.roles import MaskableWeight, maskable_weights
-from rst_hub.weights import DISTRIBUTIONS, normal_quantiles
+from rst_hub.networks.build import build_model
+from rst_hub.networks.roles import MaskableWeight, maskable_weights
+from rst_hub.networks.weights import DISTRIBUTIONS, normal_quantiles
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 from settings import SearchSettings, parse, ratios_of
 
+from rst_hub.cards.gathered import Folder, of_set, of_ticket, read_folder, runs_of
+from rst_hub.cards.measured import DRAWS_ONE, Measured, Result
+from rst_hub.cards.wording import human, in_percent, look
 from rst_hub.console import print_anything
-from rst_hub.gathered import Folder, of_set, of_ticket, read_folder, runs_of
-from rst_hub.results import DRAWS_ONE, Measured, Result
-from rst_hub.wording import human, in_percent, look
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = ("ticket", "kept", "bytes", "eps", "clean", "PGD-20", "worst case", "worst case, AutoAttack in it")

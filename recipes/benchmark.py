@@ -49,14 +49,14 @@ from victims import (
     several_processes,
 )
 
-from rst_hub.attacks import ThreatModel
-from rst_hub.autoattack import require
-from rst_hub.data import Images, name_of
-from rst_hub.data import fingerprint as fingerprint_of_images
-from rst_hub.evaluate import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
+from rst_hub.attacks.autoattack import require
+from rst_hub.attacks.common import ThreatModel
+from rst_hub.attacks.names import ADAPTIVE, NamedAttack, named_attack
+from rst_hub.data.images import Images, name_of
+from rst_hub.data.images import fingerprint as fingerprint_of_images
+from rst_hub.evaluation.accuracy import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
+from rst_hub.evaluation.sanity import inspect_model, judge, probes
 from rst_hub.files import append_line, write_json
-from rst_hub.flags import inspect_model, judge, probes
-from rst_hub.suite import ADAPTIVE, NamedAttack, named_attack
 
 FREE_ON_RESUME = ("resume", "output", "attacks", "eps", "flag_samples")
 

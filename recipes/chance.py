@@ -7,7 +7,7 @@ import torch
 from run import Run
 from settings import SearchSettings
 
-from rst_hub.evaluate import interval
+from rst_hub.evaluation.accuracy import interval
 
 
 def doubts(run: Run, results: Mapping[str, Mapping[str, Any]]) -> list[str]:

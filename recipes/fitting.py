@@ -9,8 +9,8 @@ import torch
 from settings import RunSettings, report_all
 from timm.models import get_pretrained_cfg
 
-from rst_hub.data import Images, resized
-from rst_hub.decoding import Decoder, common_size
+from rst_hub.data.decoding import Decoder, common_size
+from rst_hub.data.images import Images, resized
 
 _LOOKED_AT = 500
 _USUAL_SIDE = 224

@@ -1,7 +1,7 @@
 """What has lifted robust accuracy since the paper, as options of the loop: one function each, with its source.
 
 Objectives map (network, clean pixels, attacked pixels, labels) to (loss, logits under attack). Layer-wise ratios, the
-fourth option, are in :mod:`rst_hub.masking`; longer schedules are ``--epochs``.
+fourth option, are in :mod:`rst_hub.masks.edge_popup`; longer schedules are ``--epochs``.
 """
 
 import itertools

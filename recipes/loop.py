@@ -22,12 +22,14 @@ from torch import nn
 from tqdm import tqdm
 from trial import expected_end, try_forward, try_step
 
-from rst_hub.attacks import Attack, ThreatModel, fgsm, fgsm_rs, kl_pgd, pgd, unchecked
-from rst_hub.data import Images, evaluation_batches, training_batches
+from rst_hub.attacks.common import Attack, ThreatModel, unchecked
+from rst_hub.attacks.gradient import fgsm, fgsm_rs, kl_pgd, pgd
+from rst_hub.attacks.names import NamedAttack
+from rst_hub.data.images import Images
+from rst_hub.data.loader import evaluation_batches, training_batches
 from rst_hub.errors import RstHubError, SettingsError
-from rst_hub.evaluate import evaluate, join, percent
-from rst_hub.models import PixelModel
-from rst_hub.suite import NamedAttack
+from rst_hub.evaluation.accuracy import evaluate, join, percent
+from rst_hub.networks.pixels import PixelModel
 
 
 @dataclass(frozen=True)

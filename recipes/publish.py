@@ -15,11 +15,11 @@ from pathlib import Path
 from launch import main_of
 from settings import PublishSettings, parse
 
-from rst_hub.card import write_card
+from rst_hub.cards.card import write_card
 from rst_hub.cli import push
 from rst_hub.errors import SettingsError
 from rst_hub.files import given_path
-from rst_hub.hub import load_tickets
+from rst_hub.hub.loading import load_tickets
 
 
 def main(arguments: list[str]) -> None:

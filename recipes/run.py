@@ -26,10 +26,13 @@ from settings import MeasureSettings, RunSettings, default_name, learning_rate, 
 from tqdm import tqdm
 
 import rst_hub
-from rst_hub.data import Images, channel_statistics, fingerprint, load_images, name_of, permutation, split_off
+from rst_hub.data.images import Images, fingerprint, load_images, name_of
+from rst_hub.data.loader import channel_statistics, split_off
+from rst_hub.data.order import permutation
 from rst_hub.errors import DataError, RstHubError, SettingsError
 from rst_hub.files import write_file, write_json
-from rst_hub.models import TIMM_VERSION, check_architecture, checked_names
+from rst_hub.networks.architectures import TIMM_VERSION, check_architecture
+from rst_hub.networks.inputs import checked_names
 
 EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
 """PGD-20 of the paper, section 4.1; the step size is in pixels over 255."""

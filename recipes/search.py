@@ -26,11 +26,14 @@ from run import Run, is_shorter, length_of, provenance, put_aside, start
 from settings import SearchSettings, parse, ratios_of
 
 from rst_hub import EdgePopup, Init, Ticket, create_model, from_pretrained
-from rst_hub.config import read_config, ticket_file
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.files import called
-from rst_hub.models import dense_bytes, describe_input, size_arguments, state_layout
-from rst_hub.ticket import digest, ticket_names
+from rst_hub.networks.architectures import size_arguments
+from rst_hub.networks.build import dense_bytes, state_layout
+from rst_hub.networks.inputs import describe_input
+from rst_hub.tickets.config import read_config, ticket_file
+from rst_hub.tickets.digests import digest
+from rst_hub.tickets.ticket import ticket_names
 
 
 @letting_go

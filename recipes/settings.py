@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from rst_hub.attacks import NORMS
-from rst_hub.data import AUGMENTATIONS
+from rst_hub.attacks.common import NORMS
+from rst_hub.attacks.names import NAMES
+from rst_hub.data.augment import AUGMENTATIONS
 from rst_hub.errors import SettingsError, nearest
-from rst_hub.masking import LAYER_RATIOS, PATTERNS, check_remaining_ratio
-from rst_hub.suite import NAMES
-from rst_hub.weights import DISTRIBUTIONS
+from rst_hub.masks.patterns import LAYER_RATIOS, PATTERNS, check_remaining_ratio
+from rst_hub.networks.weights import DISTRIBUTIONS
 
 if sys.version_info >= (3, 11):
     import tomllib

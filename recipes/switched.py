@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from victims import Victim, accuracy, decoded, encoded
 
-from rst_hub.attacks import Model
-from rst_hub.attacks import Victim as Attacked
-from rst_hub.evaluate import percent
-from rst_hub.results import ALL, ENSEMBLE
-from rst_hub.suite import NamedAttack
+from rst_hub.attacks.common import Model
+from rst_hub.attacks.common import Victim as Attacked
+from rst_hub.attacks.names import NamedAttack
+from rst_hub.cards.measured import ALL, ENSEMBLE
+from rst_hub.evaluation.accuracy import percent
 
 
 @dataclass(frozen=True)

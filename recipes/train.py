@@ -22,7 +22,10 @@ from settings import TrainSettings, parse
 
 from rst_hub.errors import SettingsError
 from rst_hub.files import write_json
-from rst_hub.models import build_model, describe_input, save_dense, size_arguments
+from rst_hub.networks.architectures import size_arguments
+from rst_hub.networks.build import build_model
+from rst_hub.networks.dense import save_dense
+from rst_hub.networks.inputs import describe_input
 
 
 @letting_go

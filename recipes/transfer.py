@@ -38,13 +38,14 @@ from victims import (
     several_processes,
 )
 
-from rst_hub.attacks import ThreatModel
-from rst_hub.data import Images
-from rst_hub.data import fingerprint as fingerprint_of_images
+from rst_hub.attacks.common import ThreatModel
+from rst_hub.attacks.names import NamedAttack, named_attack
+from rst_hub.data.images import Images
+from rst_hub.data.images import fingerprint as fingerprint_of_images
 from rst_hub.errors import DataError, SettingsError
-from rst_hub.evaluate import percent, transfer_outcomes
+from rst_hub.evaluation.accuracy import percent
+from rst_hub.evaluation.transfer import transfer_outcomes
 from rst_hub.files import write_file, write_json
-from rst_hub.suite import NamedAttack, named_attack
 
 FREE_ON_RESUME = ("resume", "output", "paper_protocol")
 PROTOCOLS = {"full": "full attack", "paper": "each sample stopped once it fools its source (the paper's code)"}

@@ -7,11 +7,10 @@ from lifts import Objective
 from run import Run
 from settings import SearchSettings, ratios_of
 
-from rst_hub.attacks import Attack
-from rst_hub.data import evaluation_batches
+from rst_hub.attacks.common import Attack, evaluating
+from rst_hub.data.loader import evaluation_batches
 from rst_hub.errors import ArchitectureError, RstHubError, SettingsError, printable
-from rst_hub.evaluate import evaluating
-from rst_hub.models import PixelModel
+from rst_hub.networks.pixels import PixelModel
 
 
 def try_forward(run: Run, network: PixelModel) -> None:

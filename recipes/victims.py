@@ -18,14 +18,17 @@ from settings import MeasureSettings
 from torch import nn
 from tqdm import tqdm
 
-from rst_hub.data import Images, evaluation_batches, load_images, name_of, permutation
-from rst_hub.data import fingerprint as fingerprint_of_images
+from rst_hub.data.images import Images, load_images, name_of
+from rst_hub.data.images import fingerprint as fingerprint_of_images
+from rst_hub.data.loader import evaluation_batches
+from rst_hub.data.order import permutation
 from rst_hub.errors import ArchitectureError, DataError, HubError, RstHubError, SettingsError, TicketError
-from rst_hub.evaluate import interval, percent
+from rst_hub.evaluation.accuracy import interval, percent
 from rst_hub.files import given_path, is_folder
-from rst_hub.hub import load_tickets
-from rst_hub.models import PixelModel, load_dense, load_timm
-from rst_hub.ticket import digest
+from rst_hub.hub.loading import load_tickets
+from rst_hub.networks.dense import load_dense, load_timm
+from rst_hub.networks.pixels import PixelModel
+from rst_hub.tickets.digests import digest
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def circumstances(
     settings: MeasureSettings, dataset: str, images: Images, image_size: int, accelerator: Accelerator, command: str
 ) -> dict[str, Any]:
     """Return what every number must carry: data, sample count, seed, command, device and versions."""
-    chosen = "all" if settings.samples is None else "the first of rst_hub.data.permutation('test', 0, 0, all)"
+    chosen = "all" if settings.samples is None else "the first of rst_hub.data.order.permutation('test', 0, 0, all)"
     return {
         "dataset": {
             "name": dataset,

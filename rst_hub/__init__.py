@@ -1,23 +1,29 @@
 """rst-hub: robust scratch tickets, subnetworks of random networks, as timm models."""
 
-from . import entrypoint as entrypoint  # registers ``rst`` with timm
-from .adaptive import arc
-from .attacks import ThreatModel, cw_l2, cw_linf, fgsm, fgsm_rs, pgd
-from .autoattack import autoattack
-from .blackbox import bandits, square
+from .attacks.arc import arc
+from .attacks.autoattack import autoattack
+from .attacks.bandits import bandits
+from .attacks.carlini_wagner import cw_l2
+from .attacks.common import ThreatModel
+from .attacks.gradient import cw_linf, fgsm, fgsm_rs, pgd
+from .attacks.square import square
 from .errors import RstHubError
-from .evaluate import clean_accuracy, robust_accuracy, transfer_matrix
-from .flags import honesty_flags
-from .hub import from_pretrained, r2s_from_pretrained, robustbench_model
-from .listing import list_models
-from .masking import EdgePopup
-from .models import PixelModel, create_model, describe_input
-from .pool import TicketPool
-from .publish import push_to_hub
-from .r2s import R2S
-from .ticket import Ticket
+from .evaluation.accuracy import clean_accuracy, robust_accuracy
+from .evaluation.sanity import honesty_flags
+from .evaluation.transfer import transfer_matrix
+from .hub import entrypoint as entrypoint  # registers ``rst`` with timm
+from .hub.listing import list_models
+from .hub.loading import from_pretrained, r2s_from_pretrained, robustbench_model
+from .hub.push import push_to_hub
+from .masks.edge_popup import EdgePopup
+from .networks.build import create_model
+from .networks.inputs import describe_input
+from .networks.pixels import PixelModel
+from .networks.weights import Init
+from .tickets.pool import TicketPool
+from .tickets.r2s import R2S
+from .tickets.ticket import Ticket
 from .version import __version__ as __version__
-from .weights import Init
 
 __all__ = [
     "R2S",

@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .card import write_card
-from .config import layer_ratios_of
+from .cards.card import write_card
 from .console import print_anything
 from .errors import RstHubError, printable
-from .export import FORMATS, export
 from .files import given_path
-from .hub import load_ticket, look
-from .listing import list_models
-from .models import TIMM_VERSION, dense_bytes, is_ours
-from .publish import plan_push, pushed_to_hub
-from .ticket import Ticket, claimed_layout, ticket_names
+from .hub.listing import list_models
+from .hub.loading import load_ticket, look
+from .hub.push import plan_push, pushed_to_hub
+from .networks.architectures import TIMM_VERSION, is_ours
+from .networks.build import dense_bytes
+from .tickets.config import layer_ratios_of
+from .tickets.export import FORMATS, export
+from .tickets.format import claimed_layout
+from .tickets.ticket import Ticket, ticket_names
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 from ticket_results import pair, searched, tickets  # noqa: F401  (fixtures)
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
-from rst_hub.models import describe_input
+from rst_hub.networks.inputs import describe_input
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "HF_ENDPOINT": ENDPOINT, "HF_HUB_OFFLINE": "1"}

@@ -13,10 +13,9 @@ from conftest import ENVIRONMENT, ROOT
 
 import rst_hub
 from rst_hub import Ticket
-from rst_hub.card import render, write_card
+from rst_hub.cards.card import render, write_card
 from rst_hub.cli import main
 from rst_hub.errors import ArchitectureError, IntegrityError, RstHubError, SettingsError, TicketError
-from rst_hub.export import export
 from rst_hub.files import (
     called,
     check_fetched,
@@ -29,10 +28,11 @@ from rst_hub.files import (
     write_file,
     write_files,
 )
-from rst_hub.hub import load_tickets, look
-from rst_hub.models import load_dense, load_timm
-from rst_hub.publish import plan_push, push_to_hub
-from rst_hub.ticket import ticket_names
+from rst_hub.hub.loading import load_tickets, look
+from rst_hub.hub.push import plan_push, push_to_hub
+from rst_hub.networks.dense import load_dense, load_timm
+from rst_hub.tickets.export import export
+from rst_hub.tickets.ticket import ticket_names
 
 
 def test_a_file_is_replaced_whole_and_nothing_lies_beside_it(tmp_path):
@@ -355,7 +355,7 @@ def _fill(path):
 
 
 def test_an_export_that_fails_names_the_folder_that_was_asked_for(ticket, tmp_path, monkeypatch):
-    from rst_hub import export as module
+    import rst_hub.tickets.export as module
 
     def fail(folder):
         raise ArchitectureError(f"{folder} holds no dense model")

@@ -1,109 +1,114 @@
 import ast
-from pathlib import Path
+from functools import cache
 
 from conftest import ROOT
 
-# Lowest first; a module imports only from those in front of it.
-LAYERS = [
-    "version",
-    "errors",
-    "float32",
-    "console",
-    "files",
-    "bits",
-    "weights",
-    "roles",
-    "masking",
-    "randomised",
-    "attacks",
-    "blackbox",
-    "adaptive",
-    "evaluate",
-    "autoattack",
-    "suite",
-    "flags",
-    "cifar",
-    "standardised",
-    "models",
-    "config",
-    "folders",
-    "decoding",
-    "splits",
-    "data",
-    "ticket",
-    "pool",
-    "r2s",
-    "export",
-    "wording",
-    "results",
-    "gathered",
-    "paper",
-    "pictures",
-    "card",
-    "listing",
-    "hub",
-    "publish",
-    "entrypoint",
-    "__init__",
-    "cli",
-]
-ONLY_IN = {
-    "timm": {"cifar", "standardised", "models", "entrypoint"},
-    "datasets": {"splits"},
-    "sklearn": {"data"},
-    "safetensors": {"models", "ticket", "export"},
-    "accelerate": set(),
-    "huggingface_hub": {"card", "listing", "hub", "publish"},
-    "pyautoattack": {"autoattack"},
+PACKAGE = ROOT / "rst_hub"
+ROOMS = {
+    "networks": {""},
+    "attacks": {""},
+    "masks": {"", "networks"},
+    "data": {"", "networks"},
+    "evaluation": {"", "attacks"},
+    "tickets": {"", "networks", "masks", "attacks", "evaluation"},
+    "cards": {"", "networks", "masks", "attacks", "evaluation", "tickets"},
+    "hub": {"", "networks", "masks", "attacks", "evaluation", "tickets", "cards"},
 }
+"""What each room may import beside its own files; "" are the files beside the rooms. Lowest first."""
+BESIDE = {"": {""}, "__init__": {"", *ROOMS}, "cli": {"", *ROOMS}}
+ONLY_IN = {
+    "timm": {"networks", "hub"},
+    "datasets": {"data"},
+    "sklearn": {"data"},
+    "accelerate": set(),
+    "huggingface_hub": {"cards", "hub"},
+    "pyautoattack": {"attacks"},
+}
+SAFETENSORS = {"networks/dense", "tickets/ticket", "tickets/export"}
+LONGEST = 400
 
 
-def imports(path):
-    """Yield (top-level package or '.module') of every import in a file, also those inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.split(".")[0]
-        elif isinstance(node, ast.ImportFrom):
-            yield from ([f".{node.module}"] if node.module else [f".{alias.name}" for alias in node.names])
+@cache
+def imports():
+    """Return, by module ("data.images"), what each imports, also inside functions: modules of ours, and libraries."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        ours, others = set(), set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                others |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                others.add(node.module.split(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                above = parts[: len(parts) - node.level]
+                base = ".".join([*above, *(node.module or "").split(".")]).strip(".")
+                named = [f"{base}.{alias.name}".strip(".") for alias in node.names]
+                ours |= {one if (PACKAGE / (one.replace(".", "/") + ".py")).exists() else base for one in named}
+        found[".".join(parts)] = ours, others
+    return found
 
 
-def test_imports_run_one_way():
-    files = {path.stem: path for path in (ROOT / "rst_hub").glob("*.py")}
-    assert set(files) == set(LAYERS)
+def room_of(module):
+    """Return the room of a module, or "" for one beside the rooms."""
+    first = module.split(".")[0]
+    return first if first in ROOMS else ""
+
+
+def test_rooms_import_one_way():
     inner = 0
-    for name, path in files.items():
-        for target in imports(path):
-            if target.startswith("."):
-                assert LAYERS.index(target[1:]) < LAYERS.index(name), f"{name} imports {target}"
-                inner += 1
-    assert inner > 25
+    for module, (ours, _) in imports().items():
+        allowed = {room_of(module)} | ROOMS.get(room_of(module), BESIDE.get(module, BESIDE[""]))
+        for target in ours:
+            assert room_of(target) in allowed, f"{module} imports {target}"
+            inner += 1
+    assert inner > 150
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(ROOMS)
+
+
+def test_no_import_goes_round_in_a_circle():
+    done = set()
+
+    def visit(module, path):
+        assert module not in path, " -> ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for target in sorted(imports().get(module, ((), ()))[0]):
+                visit(target, [*path, module])
+            done.add(module)
+
+    files = [module for module in imports() if not module.endswith("__init__")]
+    for module in files:
+        visit(module, [])
+    assert len(done) >= len(files) > 60
 
 
 def test_each_library_has_its_place():
     found = {library: set() for library in ONLY_IN}
-    for path in (ROOT / "rst_hub").glob("*.py"):
-        for target in imports(path):
-            if target in found:
-                found[target].add(path.stem)
+    for module, (_, others) in imports().items():
+        for library in others & set(found):
+            found[library].add(room_of(module))
     assert found == ONLY_IN
+    assert {m.replace(".", "/") for m, (_, others) in imports().items() if "safetensors" in others} == SAFETENSORS
 
 
-def test_every_module_has_its_test_file():
-    modules = {path.stem for path in (ROOT / "rst_hub").glob("*.py")} - {"__init__"}
-    tests = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
-    assert tests - modules == {
-        *("architectures", "checks", "default_dtype", "described_input", "fitting", "full_disk", "guard", "hostile"),
-        *("kills", "launch", "layers", "lifts", "measuring", "own_images", "pixel_model", "r2s_as_one", "recipes"),
-        *("size", "timm_registration", "trial", "zoo"),
-    }
-    assert modules - tests == {"float32", "randomised"}  # whose tests are default_dtype and r2s_as_one
+def test_every_room_says_what_it_is_for_and_has_tests():
+    for room in ROOMS:
+        said = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
+        assert "May import:" in said, room
+        assert list((ROOT / "tests" / room).glob("test_*.py")), room
+    assert len(ROOMS) == 8
+
+
+def test_no_file_is_long():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {str(path): count for path, count in lines.items() if count > LONGEST} == {}
+    assert len(lines) > 70
 
 
 def test_recipes_shadow_no_library():
     import importlib.util
     import sys
+    from pathlib import Path
 
     names = {path.stem for path in (ROOT / "recipes").glob("*.py")}
     assert len(names) == 16

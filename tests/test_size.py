@@ -21,7 +21,7 @@ from size import (
 )
 
 from rst_hub import EdgePopup, Init, Ticket, create_model
-from rst_hub.masking import kept_count, top_k_mask
+from rst_hub.masks.patterns import kept_count, top_k_mask
 
 SHAPES = {"a.weight": (64, 32, 3, 3), "b.weight": (100, 300), "c.weight": (8, 3, 1, 1)}
 

@@ -9,8 +9,8 @@ import zoo
 from conftest import ROOT
 from settings import SearchSettings, TrainSettings, parse
 
-from rst_hub.config import read_config
-from rst_hub.results import read_results
+from rst_hub.cards.results import read_results
+from rst_hub.tickets.config import read_config
 
 FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/config.json"))
 

@@ -7,14 +7,15 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from rst_hub import ThreatModel, Ticket, autoattack
-from rst_hub.card import render
-from rst_hub.config import read_config
-from rst_hub.evaluate import Outcomes
-from rst_hub.flags import Flag
-from rst_hub.gathered import Folder
-from rst_hub.results import Measured, Result
-from rst_hub.suite import ADAPTIVE, NamedAttack, named_attack
+import rst_hub.attacks.autoattack as autoattack
+from rst_hub import ThreatModel, Ticket
+from rst_hub.attacks.names import ADAPTIVE, NamedAttack, named_attack
+from rst_hub.cards.card import render
+from rst_hub.cards.gathered import Folder
+from rst_hub.cards.measured import Measured, Result
+from rst_hub.evaluation.accuracy import Outcomes
+from rst_hub.evaluation.sanity import Flag
+from rst_hub.tickets.config import read_config
 
 SAMPLES = 1000
 
