@@ -26,13 +26,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
-
 from digits import run_recipe
-from settings import SearchSettings, parse
 
 from rst_hub.console import print_anything
 from rst_hub.errors import RstHubError
+from rst_hub.runs.parsing import parse
+from rst_hub.runs.settings import SearchSettings
 from rst_hub.tickets.config import read_config
 
 AS_IT_IS = "as it is"

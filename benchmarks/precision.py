@@ -15,17 +15,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
-
 import torch
-from loop import Learner, learning_rate, make_attack, make_optimizer, step
 from search_step import accelerator_of
-from settings import SearchSettings, parse
 
 from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model
 from rst_hub.data.images import load_images
 from rst_hub.data.loader import channel_statistics, split_off, training_batches
 from rst_hub.networks.inputs import describe_input
+from rst_hub.runs.loop import Learner, learning_rate, make_attack, make_optimizer, step
+from rst_hub.runs.parsing import parse
+from rst_hub.runs.settings import SearchSettings
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 PRECISIONS = {"no": "fp32", "bf16": "bf16"}

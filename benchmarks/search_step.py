@@ -4,7 +4,7 @@
     python benchmarks/search_step.py --only preact_resnet18/pgd --rounds 3
     python benchmarks/search_step.py --device cuda
 
-A step is recipes/loop.py's own: the attack, the backward, the optimizer's step and the masks that follow from it, on
+A step is runs/loop.py's own: the attack, the backward, the optimizer's step and the masks that follow from it, on
 one batch of random pixels. The published formulation is benchmarks/published.py; both keep 5% of the weights. Each
 round takes a step of every kind one after the other, and a ratio is the median of the rounds' ratios. With bf16 the
 scores, the masks and the optimizer stay in float32. The exit status is 1 if a ratio misses its limit.
@@ -19,21 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
-
 import published
 import torch
 from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs
-from loop import Learner, make_attack, make_optimizer, step
-from run import device_name
-from settings import SearchSettings
 from timing import interleaved, ratio
 
 from rst_hub import EdgePopup, Init, PixelModel, ThreatModel, create_model
 from rst_hub.networks.architectures import size_arguments
 from rst_hub.networks.build import build_model
 from rst_hub.networks.inputs import describe_input
+from rst_hub.runs.loop import Learner, make_attack, make_optimizer, step
+from rst_hub.runs.provenance import device_name
+from rst_hub.runs.settings import SearchSettings
 
 
 @dataclass(frozen=True)

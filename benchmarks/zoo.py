@@ -11,14 +11,12 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
-
-from settings import SearchSettings, parse, ratios_of
-
 from rst_hub.cards.gathered import Folder, of_set, of_ticket, read_folder, runs_of
 from rst_hub.cards.measured import DRAWS_ONE, Measured, Result
 from rst_hub.cards.wording import human, in_percent, look
 from rst_hub.console import print_anything
+from rst_hub.runs.parsing import parse
+from rst_hub.runs.settings import SearchSettings, ratios_of
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = ("ticket", "kept", "bytes", "eps", "clean", "PGD-20", "worst case", "worst case, AutoAttack in it")

@@ -1,82 +1,16 @@
 """Train a dense network, naturally or adversarially: the baseline that a ticket is compared with.
 
-    python recipes/train.py --attack none                                   natural training on the digits
-    accelerate launch recipes/train.py --model preact_resnet18 --dataset cifar10-folder --attack pgd
+    python recipes/train.py --attack none                natural training on the digits
+    accelerate launch recipes/train.py --model preact_resnet18 --dataset FOLDER --attack pgd
+    python recipes/train.py --help                       every setting
 
-Data, attack, evaluation, checkpoints and command line are those of search.py. The run's folder holds the network
-(``model/``, which ``timm.create_model("local-dir:...", pretrained=True)`` loads) and ``results.json``.
+What it does is in rst_hub/runs/train.py.
 """
 
-import json
 import sys
-from pathlib import Path
-from typing import Any, cast
 
-import torch
-from chance import doubts
-from guard import letting_go
-from launch import main_of
-from loop import Learner, learn, measure
-from run import is_shorter, length_of, provenance, put_aside, start
-from settings import TrainSettings, parse
-
-from rst_hub.errors import SettingsError
-from rst_hub.files import write_json
-from rst_hub.networks.architectures import size_arguments
-from rst_hub.networks.build import build_model
-from rst_hub.networks.dense import save_dense
-from rst_hub.networks.inputs import describe_input
-
-
-@letting_go
-def main(arguments: list[str]) -> None:
-    """Train, measure and save one dense network."""
-    settings = parse(TrainSettings, arguments, __doc__ or "")
-    run = start("train", settings)
-    settings, folder = cast(TrainSettings, run.settings), run.output / "model"
-    trained = length_of(trained_before(folder), settings) if folder.exists() else None
-    has_ended = trained is not None and not is_shorter(trained, settings)
-    if has_ended and (run.output / "results.json").exists():
-        raise SettingsError(f"{folder} is there already, so this training has ended: choose another --output")
-
-    # timm's own architecture and initialisation; every parameter is trained.
-    kwargs = {"num_classes": len(run.train.classes), **size_arguments(settings.model, run.image_size)}
-    model = build_model(settings.model, kwargs, seed=settings.seed)
-    describe_input(model, run.image_size, run.mean, run.std, run.train.classes)
-    model.to(run.accelerator.device).to(memory_format=torch.channels_last)
-
-    learner = Learner(model, dict(model.named_parameters()), before_step=lambda: None, after_step=lambda: None)
-    metrics, best = learn(run, learner)
-    test = measure(run, model, run.test, "test")
-
-    origin = provenance(run, metrics, best, test)
-    if run.accelerator.is_main_process:
-        if trained is not None and not has_ended:  # what a shorter training made is kept beside
-            put_aside(folder, trained)
-        if not has_ended:
-            save_dense(model, folder, settings.model, kwargs, origin)
-        write_json(run.output / "results.json", origin)
-    training = "trained naturally" if settings.attack == "none" else f"trained against {settings.attack}"
-    run.say(
-        f"""
-A dense {settings.model}, {training}, on {test["samples"]} test images:
-  clean accuracy    {test["clean"]:.2f} %
-  PGD-20 accuracy   {test["pgd20"]:.2f} %   (Linf, eps {settings.eps:g}/255, step 2/255, one random start)
-It is in {run.output / "model"}."""
-    )
-    for doubt in doubts(run, {"": origin["results"]}):
-        run.say(doubt)
-    run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
-    run.accelerator.end_training()
-
-
-def trained_before(folder: Path) -> dict[str, Any]:
-    """Return what a training recorded of the network in its folder; {} where that cannot be read."""
-    try:
-        return dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["provenance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
+from rst_hub.runs.launch import main_of
+from rst_hub.runs.train import main
 
 if __name__ == "__main__":
     sys.exit(main_of(main))

@@ -2,14 +2,15 @@
 
 import json
 
-import benchmark
 import pytest
 import timm
 import zoo
 from conftest import ROOT
-from settings import SearchSettings, TrainSettings, parse
 
 from rst_hub.cards.results import read_results
+from rst_hub.runs import benchmark as benchmark
+from rst_hub.runs.parsing import parse
+from rst_hub.runs.settings import SearchSettings, TrainSettings
 from rst_hub.tickets.config import read_config
 
 FOLDERS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/config.json"))

@@ -52,3 +52,9 @@ def size_arguments(architecture: str, image_size: int) -> dict[str, Any]:
     check_architecture(architecture, {})
     fixed = timm.get_pretrained_cfg(architecture)
     return {"img_size": image_size} if fixed is not None and fixed.fixed_input_size else {}
+
+
+def own_side(architecture: str) -> tuple[int | None, bool]:
+    """Return (the side of the images that timm made an architecture for, whether it takes no others by itself)."""
+    own = timm.get_pretrained_cfg(architecture)
+    return (None, False) if own is None else (own.input_size[-1], bool(own.fixed_input_size))

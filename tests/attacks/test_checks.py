@@ -4,12 +4,10 @@ import functools
 import importlib.util
 import inspect
 
-import loop
 import numpy as np
 import pytest
 import torch
 from conftest import make_popup
-from settings import SearchSettings
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,6 +19,8 @@ from rst_hub.attacks.names import NAMES, named_attack
 from rst_hub.errors import DataError, SettingsError
 from rst_hub.evaluation.accuracy import evaluate, outcomes
 from rst_hub.evaluation.sanity import inspect_model, probes
+from rst_hub.runs import loop as loop
+from rst_hub.runs.settings import SearchSettings
 
 BUDGET = ThreatModel("Linf", 8 / 255)
 

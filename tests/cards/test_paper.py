@@ -1,9 +1,9 @@
 from dataclasses import asdict, replace
 
-from settings import PRESETS, SearchSettings
 from ticket_results import like_the_papers, measured
 
 from rst_hub.cards.paper import compared, paper
+from rst_hub.runs.settings import PRESETS, SearchSettings
 
 
 def test_the_papers_number_stands_beside_ours():

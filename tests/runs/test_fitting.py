@@ -1,11 +1,11 @@
-import fitting
 import pytest
-import settings
 import torch
 from PIL import Image
 
 from rst_hub.data.images import Images, load_images
 from rst_hub.errors import SettingsError
+from rst_hub.runs import fitting as fitting
+from rst_hub.runs import settings as settings
 
 
 def photos(folder, sizes, per_class=10):

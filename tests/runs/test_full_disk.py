@@ -8,13 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import benchmark
 import pytest
-import search
-import settings
 import torch
-import train
-import transfer
 from conftest import ENVIRONMENT, ROOT, make_popup
 
 import rst_hub
@@ -22,6 +17,11 @@ from rst_hub.errors import TicketError
 from rst_hub.evaluation.accuracy import BatchOutcome, _append, read_journal
 from rst_hub.files import append_line, new_folder, write_file, write_files
 from rst_hub.networks.dense import save_dense
+from rst_hub.runs import benchmark as benchmark
+from rst_hub.runs import search as search
+from rst_hub.runs import settings as settings
+from rst_hub.runs import train as train
+from rst_hub.runs import transfer as transfer
 from rst_hub.tickets.digests import digest
 
 TINY = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64", "--epochs", "2")

@@ -5,16 +5,16 @@ import signal
 import subprocess
 import sys
 
-import benchmark
-import guard
 import pytest
-import search
-import train
-import transfer
 from accelerate import Accelerator
 from conftest import ENVIRONMENT, ROOT, run_recipe
 
 from rst_hub.errors import RstHubError, SettingsError
+from rst_hub.runs import benchmark as benchmark
+from rst_hub.runs import guard as guard
+from rst_hub.runs import search as search
+from rst_hub.runs import train as train
+from rst_hub.runs import transfer as transfer
 
 FSDP = """
 compute_environment: LOCAL_MACHINE
@@ -114,9 +114,8 @@ def test_a_precision_that_the_device_does_not_compute_in_is_refused(monkeypatch)
 HOLDER = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, "recipes")
-import guard
 from accelerate import Accelerator
+from rst_hub.runs import guard
 guard.claim(Accelerator(), Path(sys.argv[1]), lambda: None)
 print("held", flush=True)
 time.sleep(100)

@@ -80,7 +80,7 @@ def test_a_process_that_is_killed_is_named(tmp_path):
         return "import os, signal, time; time.sleep(2 * int(os.environ['RANK'])); os.kill(os.getpid(), signal.SIGKILL)"
 
     (tmp_path / "dies.py").write_text(victim())
-    command = [sys.executable, str(ROOT / "recipes" / "launch.py"), "--nproc_per_node", "2", str(tmp_path / "dies.py")]
+    command = [sys.executable, "-m", "rst_hub.runs.launch", "--nproc_per_node", "2", str(tmp_path / "dies.py")]
     process = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=100, check=False)
     assert process.returncode == 1
     assert process.stderr == "error: process 0 ended with signal 9: add --resume to continue\n"

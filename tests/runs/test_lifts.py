@@ -1,21 +1,21 @@
 import functools
 import json
 
-import lifts
-import loop
 import pytest
-import search
 import torch
-import train
 from conftest import make_popup
 from search_step import accelerator_of
-from settings import SearchSettings
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
 import rst_hub
 from rst_hub.attacks.common import ThreatModel
 from rst_hub.attacks.gradient import kl_pgd
+from rst_hub.runs import loop as loop
+from rst_hub.runs import objectives as lifts
+from rst_hub.runs import search as search
+from rst_hub.runs import train as train
+from rst_hub.runs.settings import SearchSettings
 from rst_hub.tickets.config import read_config
 
 LINF = ThreatModel("Linf", 8 / 255)

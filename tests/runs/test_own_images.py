@@ -5,14 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
-import search as search_recipe
-import settings
-import train as train_recipe
 from conftest import run_recipe
 from PIL import Image
 
 import rst_hub
 from rst_hub.errors import DataError, RstHubError, SettingsError
+from rst_hub.runs import naming as naming
+from rst_hub.runs import parsing as parsing
+from rst_hub.runs import search as search_recipe
+from rst_hub.runs import settings as settings
+from rst_hub.runs import train as train_recipe
 from rst_hub.tickets.digests import digest
 
 TINY = ("--model", "test_resnet", "--attack", "fgsm", "--schedule", "constant", "--remaining-ratio", "0.3")
@@ -174,8 +176,8 @@ def test_folders_are_named_after_all_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def name(*more):
-        given = settings.parse(settings.SearchSettings, ["--dataset", "a/photos", *more], "")
-        return settings.default_name("search", given)
+        given = parsing.parse(settings.SearchSettings, ["--dataset", "a/photos", *more], "")
+        return naming.default_name("search", given)
 
     different = [
         ("--epochs", "3"),
@@ -197,7 +199,7 @@ def test_folders_are_named_after_all_settings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "photos")
     for here in (".", "./", "../photos"):
         assert name("--dataset", here).startswith("search-preact_resnet18-photos-pgd-"), here
-    assert settings.default_name("search", settings.parse(settings.SearchSettings, [], "")) == (
+    assert naming.default_name("search", parsing.parse(settings.SearchSettings, [], "")) == (
         "search-resnet10t-digits-fgsm-rs-eps8-r0.1-s0"
     )
 
@@ -220,7 +222,7 @@ def test_a_run_is_found_again_by_its_settings(photos, tmp_path, monkeypatch):
 
 def test_all_wrong_settings_are_reported_at_once(tmp_path):
     with pytest.raises(SettingsError) as caught:
-        settings.parse(settings.SearchSettings, ["--epoch", "3", "--lr", "fast", "--eps", "-1", "--attack", "pdg"], "")
+        parsing.parse(settings.SearchSettings, ["--epoch", "3", "--lr", "fast", "--eps", "-1", "--attack", "pdg"], "")
     for number, said in enumerate(
         ("'--epoch' is not known. Did you mean --epochs", "--attack: invalid choice: 'pdg'"), 1
     ):
@@ -230,7 +232,7 @@ def test_all_wrong_settings_are_reported_at_once(tmp_path):
     assert str(caught.value).startswith("4 things are wrong: (1) ")
     (tmp_path / "row.toml").write_text('epoch = 3\nlr = "fast"\nseed = -1\n')
     with pytest.raises(SettingsError, match=r"^3 things are wrong: .*'epoch' is not known.*lr = 'fast'.*--seed -1"):
-        settings.parse(settings.SearchSettings, ["--config", str(tmp_path / "row.toml")], "")
+        parsing.parse(settings.SearchSettings, ["--config", str(tmp_path / "row.toml")], "")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.json").write_text('{"recipe": "search", "precision": "no", "settings": {}}')
     with pytest.raises(SettingsError, match=r"^2 things are wrong: .*no architecture 'resnet81'.*already holds a run"):
@@ -239,11 +241,11 @@ def test_all_wrong_settings_are_reported_at_once(tmp_path):
 
 def test_paths_are_what_a_shell_would_have_made_of_them(photos, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(photos.parent))
-    parsed = settings.parse(settings.SearchSettings, ["--dataset=~/my_photos", "--output=~/run"], "")
+    parsed = parsing.parse(settings.SearchSettings, ["--dataset=~/my_photos", "--output=~/run"], "")
     assert (parsed.dataset, parsed.output) == (str(photos), str(photos.parent / "run"))
     (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfepochs = 3\n")  # as an editor on Windows writes it
-    assert settings.parse(settings.SearchSettings, ["--config", str(tmp_path / "bom.toml")], "").epochs == 3
-    both = settings.parse(settings.TransferSettings, ["--tickets=~/a,~/b,org/c"], "")
+    assert parsing.parse(settings.SearchSettings, ["--config", str(tmp_path / "bom.toml")], "").epochs == 3
+    both = parsing.parse(settings.TransferSettings, ["--tickets=~/a,~/b,org/c"], "")
     assert both.tickets == f"{photos.parent}/a,{photos.parent}/b,org/c"
 
 

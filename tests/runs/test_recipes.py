@@ -10,12 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import loop
 import published
 import pytest
-import run as run_module
-import search as search_recipe
-import settings
 import torch
 from accelerate import Accelerator
 from conftest import ENVIRONMENT, ROOT, launch, make_popup, run_recipe
@@ -26,6 +22,14 @@ import rst_hub
 from rst_hub.cards.own import LIFTS
 from rst_hub.errors import RstHubError, SettingsError
 from rst_hub.networks.dense import load_dense
+from rst_hub.runs import folder as folder_module
+from rst_hub.runs import loop as loop
+from rst_hub.runs import naming as naming
+from rst_hub.runs import parsing as parsing
+from rst_hub.runs import search as search_recipe
+from rst_hub.runs import settings as settings
+from rst_hub.runs import start as run_module
+from rst_hub.runs import start as start_module
 from rst_hub.tickets.digests import digest
 from rst_hub.tickets.ticket import ticket_names
 
@@ -52,7 +56,7 @@ def learned(folder):
 
 
 def parse(*arguments, kind=settings.SearchSettings):
-    return settings.parse(kind, [str(a) for a in arguments], "")
+    return parsing.parse(kind, [str(a) for a in arguments], "")
 
 
 def test_the_defaults_are_the_papers():
@@ -166,17 +170,17 @@ def test_a_command_says_nothing_of_this_machine(tmp_path):
         "0.5",
         "--resume",
     ]
-    assert settings.repeatable("search", arguments) == "recipes/search.py --dataset cifar10 --compile --lr 0.5"
-    launched = settings.repeatable("search", ["--config=/home/me/a.toml", "--lr=-1"], "bf16", 2)
+    assert naming.repeatable("search", arguments) == "recipes/search.py --dataset cifar10 --compile --lr 0.5"
+    launched = naming.repeatable("search", ["--config=/home/me/a.toml", "--lr=-1"], "bf16", 2)
     assert (
         launched
         == "accelerate launch --mixed_precision bf16 --num_processes 2 recipes/search.py --config a.toml --lr -1"
     )
     measured = settings.BenchmarkSettings(ticket="../x/ticket", dataset=f"{tmp_path}/cifar10", output="/a", resume=True)
-    assert settings.command("benchmark", measured) == "recipes/benchmark.py --dataset cifar10 --ticket ticket"
+    assert naming.command("benchmark", measured) == "recipes/benchmark.py --dataset cifar10 --ticket ticket"
     several = settings.TransferSettings(tickets=f"model_cards/a,{tmp_path}/b,org/c,resnet18.a1_in1k")
     expected = "recipes/transfer.py --tickets model_cards/a,b,org/c,resnet18.a1_in1k"
-    assert settings.command("transfer", several) == expected
+    assert naming.command("transfer", several) == expected
 
 
 def test_what_results_take_for_no_option_is_the_recipes_default():
@@ -560,7 +564,7 @@ def test_a_set_that_is_interrupted_twice_resumes_to_the_same_bits(tiny, ticket_s
         return part(run, name, settings)
 
     def in_the_second(run, state):
-        run_module.write_checkpoint(run, state)
+        folder_module.write_checkpoint(run, state)
         raise KeyboardInterrupt
 
     for where, stop, more in (
@@ -634,8 +638,8 @@ def test_nothing_of_one_search_is_left_for_the_next():
 def test_a_long_list_of_ratios_has_a_short_folder():
     ratios = [f"0.{number}" for number in range(11, 99) if number % 10]
     few = parse("--remaining-ratios", "0.05,0.07,0.10")
-    assert run_module._default_output("search", few) == "runs/search-resnet10t-digits-fgsm-rs-eps8-r0.05-0.07-0.1-s0"
-    many = run_module._default_output("search", parse("--remaining-ratios", ",".join(ratios), "--seed", 2**64 - 1))
+    assert start_module._default_output("search", few) == "runs/search-resnet10t-digits-fgsm-rs-eps8-r0.05-0.07-0.1-s0"
+    many = start_module._default_output("search", parse("--remaining-ratios", ",".join(ratios), "--seed", 2**64 - 1))
     assert f"-r0.11-to-0.98-of-{len(ratios)}-s" in many
     assert len(many) < 150
 
@@ -725,7 +729,7 @@ def test_a_trial_is_measured_on_no_more_images_than_it_saw(image_folder, tmp_pat
 def test_a_trial_of_whole_epochs_is_judged_as_what_resumes_it(image_folder, tmp_path, max_steps, held_out):
     small = ("--dataset", str(image_folder), "--image-size", "32", "--holdout", "20", "--batch-size", "4")
     arguments = [*small, "--max-steps", str(max_steps), "--output", str(tmp_path / "run")]
-    started = run_module.start("search", settings.parse(settings.SearchSettings, arguments, ""))
+    started = start_module.start("search", parsing.parse(settings.SearchSettings, arguments, ""))
     assert (len(started.train), len(started.holdout)) == (16, held_out)
 
 
@@ -761,7 +765,7 @@ def test_a_dense_baseline_is_trained_by_the_same_loop(tmp_path):
 
 def test_settings_that_may_change_on_resume_are_settings():
     names = {field.name for field in dataclasses.fields(settings.SearchSettings)}
-    assert set(run_module._FREE_ON_RESUME) <= names
+    assert set(start_module._FREE_ON_RESUME) <= names
 
 
 @pytest.mark.slow

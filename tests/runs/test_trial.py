@@ -4,20 +4,22 @@ import dataclasses
 import datetime
 import shutil
 
-import loop
 import pytest
-import search as search_recipe
-import settings
 import torch
-import train as train_recipe
-import trial
-from chance import doubts
 from conftest import run_recipe
 from torch import nn
 
 import rst_hub
 from rst_hub.data.images import load_images
 from rst_hub.errors import RstHubError
+from rst_hub.runs import loop as loop
+from rst_hub.runs import parsing as parsing
+from rst_hub.runs import search as search_recipe
+from rst_hub.runs import settings as settings
+from rst_hub.runs import start as start_module
+from rst_hub.runs import train as train_recipe
+from rst_hub.runs import trial as trial
+from rst_hub.runs.chance import doubts
 from rst_hub.tickets.digests import digest
 
 SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
@@ -94,10 +96,9 @@ class Odd(nn.Module):
 
 @pytest.fixture
 def run(tmp_path):
-    import run as run_module
 
     arguments = [*SMALL, "--output", str(tmp_path / "run")]
-    return run_module.start("search", settings.parse(settings.SearchSettings, arguments, ""))
+    return start_module.start("search", parsing.parse(settings.SearchSettings, arguments, ""))
 
 
 @pytest.mark.parametrize(

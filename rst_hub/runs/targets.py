@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from guard import make_accelerator
-from run import device_name, versions
-from settings import MeasureSettings
 from torch import nn
 from tqdm import tqdm
 
-from rst_hub.data.images import Images, load_images, name_of
-from rst_hub.data.images import fingerprint as fingerprint_of_images
-from rst_hub.data.loader import evaluation_batches
-from rst_hub.data.order import permutation
-from rst_hub.errors import ArchitectureError, DataError, HubError, RstHubError, SettingsError, TicketError
-from rst_hub.evaluation.accuracy import interval, percent
-from rst_hub.files import given_path, is_folder
-from rst_hub.hub.loading import load_tickets
-from rst_hub.networks.dense import load_dense, load_timm
-from rst_hub.networks.pixels import PixelModel
-from rst_hub.tickets.digests import digest
+from ..data.images import Images, load_images, name_of
+from ..data.images import fingerprint as fingerprint_of_images
+from ..data.loader import evaluation_batches
+from ..data.order import permutation
+from ..errors import ArchitectureError, DataError, HubError, RstHubError, SettingsError, TicketError
+from ..evaluation.accuracy import interval, percent
+from ..files import given_path, is_folder
+from ..hub.loading import load_tickets
+from ..networks.dense import load_dense, load_timm
+from ..networks.pixels import PixelModel
+from ..tickets.digests import digest
+from .guard import make_accelerator
+from .provenance import device_name, versions
+from .settings import MeasureSettings
 
 
 @dataclass(frozen=True)

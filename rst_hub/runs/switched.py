@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from victims import Victim, accuracy, decoded, encoded
 
-from rst_hub.attacks.common import Model
-from rst_hub.attacks.common import Victim as Attacked
-from rst_hub.attacks.names import NamedAttack
-from rst_hub.cards.measured import ALL, ENSEMBLE
-from rst_hub.evaluation.accuracy import percent
+from ..attacks.common import Model
+from ..attacks.common import Victim as Attacked
+from ..attacks.names import NamedAttack
+from ..cards.measured import ALL, ENSEMBLE
+from ..evaluation.accuracy import percent
+from .targets import Victim, accuracy, decoded, encoded
 
 
 @dataclass(frozen=True)

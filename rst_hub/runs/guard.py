@@ -14,7 +14,7 @@ import psutil
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from rst_hub.errors import RstHubError, SettingsError, printable
+from ..errors import RstHubError, SettingsError, printable
 
 LOCK = ".lock"
 """The file in a run's folder that its main process holds locked; one that kill -9 left behind is nobody's."""

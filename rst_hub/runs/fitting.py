@@ -6,11 +6,11 @@ The defaults, 1000 and 256, give way to what there is, and say so; any other num
 import dataclasses
 
 import torch
-from settings import RunSettings, report_all
-from timm.models import get_pretrained_cfg
 
-from rst_hub.data.decoding import Decoder, common_size
-from rst_hub.data.images import Images, resized
+from ..data.decoding import Decoder, common_size
+from ..data.images import Images, resized
+from ..networks.architectures import own_side
+from .settings import RunSettings, report_all
 
 _LOOKED_AT = 500
 _USUAL_SIDE = 224
@@ -32,9 +32,9 @@ def at_one_size(settings: RunSettings, train: Images, test: Images) -> tuple[int
     if side is not None:
         return side, train, test, []
     shorter = sorted(min(size) for size in sizes)
-    own = get_pretrained_cfg(settings.model)
-    side = _USUAL_SIDE if own is None else own.input_size[-1]
-    if own is None or not own.fixed_input_size:
+    own, is_fixed = own_side(settings.model)
+    side = own or _USUAL_SIDE
+    if not is_fixed:
         side = min(side, max(32, shorter[len(shorter) // 4] // 32 * 32))
     low, high = min(sizes, key=lambda size: size[0] * size[1]), max(sizes, key=lambda size: size[0] * size[1])
     note = (

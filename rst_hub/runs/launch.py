@@ -18,11 +18,12 @@ from pathlib import Path
 
 import psutil
 
-from rst_hub.console import print_anything
-from rst_hub.errors import RstHubError, SettingsError, printable
+from ..console import print_anything
+from ..errors import RstHubError, SettingsError, printable
 
 _INTERRUPTED = "interrupted; the last whole epoch or batch is saved: add --resume to continue from it"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MODULE = "rst_hub.runs.launch"
 _PATIENCE = 3.0
 """Seconds that a launcher gets to say its last words when Ctrl-C ends it, so that ours stand behind them."""
 
@@ -110,7 +111,7 @@ def _is_accelerate(process: psutil.Process | None) -> bool:
 
 
 def _is_ours(process: psutil.Process | None) -> bool:
-    return str(Path(__file__).resolve()) in _words_of(process)
+    return _MODULE in _words_of(process)
 
 
 def _words_of(process: psutil.Process | None) -> list[str]:
@@ -137,9 +138,11 @@ def _start_cpu_processes() -> None:
             "on CPUs accelerate launch starts one process and leaves more to mpirun: give --num_processes on its line "
             "(for one machine), or start with ACCELERATE_USE_CPU=true torchrun --nproc_per_node N"
         )
-    launch = [sys.executable, str(Path(__file__).resolve()), "--nproc_per_node", number[1]]
+    launch = [sys.executable, "-m", _MODULE, "--nproc_per_node", number[1]]
     rendezvous = ["--master_addr", env["MASTER_ADDR"], "--master_port", env["MASTER_PORT"]]
-    os.execv(sys.executable, [*launch, *rendezvous, *sys.argv])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    started = sys.argv[:1] if spec is None else ["--module", spec.name]  # by its file, or by python -m
+    os.execv(sys.executable, [*launch, *rendezvous, *started, *sys.argv[1:]])
 
 
 def lead(arguments: list[str]) -> int:

@@ -3,14 +3,14 @@
 import datetime
 
 import torch
-from lifts import Objective
-from run import Run
-from settings import SearchSettings, ratios_of
 
-from rst_hub.attacks.common import Attack, evaluating
-from rst_hub.data.loader import evaluation_batches
-from rst_hub.errors import ArchitectureError, RstHubError, SettingsError, printable
-from rst_hub.networks.pixels import PixelModel
+from ..attacks.common import Attack, evaluating
+from ..data.loader import evaluation_batches
+from ..errors import ArchitectureError, RstHubError, SettingsError, printable
+from ..networks.pixels import PixelModel
+from .objectives import Objective
+from .run import Run
+from .settings import SearchSettings, ratios_of
 
 
 def try_forward(run: Run, network: PixelModel) -> None:

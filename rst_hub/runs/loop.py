@@ -15,21 +15,23 @@ import accelerate
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from lifts import Objective, adversarial, climb, follow, put_back, retake_statistics, trades
-from run import EVAL_STEP_SIZE, EVAL_STEPS, Run, make_folder, read_checkpoint, share, write_checkpoint, write_metrics
-from settings import RunSettings, learning_rate
 from torch import nn
 from tqdm import tqdm
-from trial import expected_end, try_forward, try_step
 
-from rst_hub.attacks.common import Attack, ThreatModel, unchecked
-from rst_hub.attacks.gradient import fgsm, fgsm_rs, kl_pgd, pgd
-from rst_hub.attacks.names import NamedAttack
-from rst_hub.data.images import Images
-from rst_hub.data.loader import evaluation_batches, training_batches
-from rst_hub.errors import RstHubError, SettingsError
-from rst_hub.evaluation.accuracy import evaluate, join, percent
-from rst_hub.networks.pixels import PixelModel
+from ..attacks.common import Attack, ThreatModel, unchecked
+from ..attacks.gradient import fgsm, fgsm_rs, kl_pgd, pgd
+from ..attacks.names import NamedAttack
+from ..data.images import Images
+from ..data.loader import evaluation_batches, training_batches
+from ..errors import RstHubError, SettingsError
+from ..evaluation.accuracy import evaluate, join, percent
+from ..networks.pixels import PixelModel
+from .folder import make_folder, read_checkpoint, write_checkpoint, write_metrics
+from .objectives import Objective, adversarial, climb, follow, put_back, retake_statistics, trades
+from .provenance import EVAL_STEP_SIZE, EVAL_STEPS
+from .run import Run, share
+from .settings import RunSettings, learning_rate
+from .trial import expected_end, try_forward, try_step
 
 
 @dataclass(frozen=True)

@@ -4,33 +4,17 @@ Later ones win: the defaults (the paper's, for CIFAR), the preset, ``--config fi
 are the same everywhere, with ``-`` for ``_`` on the command line.
 """
 
-import argparse
-import dataclasses
-import hashlib
-import itertools
-import json
 import math
-import os
-import shlex
-import sys
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from rst_hub.attacks.common import NORMS
-from rst_hub.attacks.names import NAMES
-from rst_hub.data.augment import AUGMENTATIONS
-from rst_hub.errors import SettingsError, nearest
-from rst_hub.masks.patterns import LAYER_RATIOS, PATTERNS, check_remaining_ratio
-from rst_hub.networks.weights import DISTRIBUTIONS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from ..attacks.common import NORMS
+from ..attacks.names import NAMES
+from ..data.augment import AUGMENTATIONS
+from ..errors import SettingsError
+from ..masks.patterns import LAYER_RATIOS, PATTERNS, check_remaining_ratio
+from ..networks.weights import DISTRIBUTIONS
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper, section 4.1 and appendix B: the defaults of RunSettings.
@@ -196,50 +180,9 @@ class PublishSettings:
 Settings = TypeVar("Settings", bound=RunSettings | MeasureSettings | PublishSettings)
 
 
-def parse(kind: type[Settings], arguments: list[str], description: str) -> Settings:
-    """Return settings of ``kind`` from the command line ``arguments``.
-
-    Raises:
-        SettingsError: unknown names (the nearest right ones are said), wrong types, or values out of range: all of them
-            in one message.
-    """
-    given, wrong = _command_line(kind, description, arguments)
-    config, preset = given.pop("config", None), given.pop("preset", None)
-    from_file, wrong_in_file = _read_toml(config, kind) if config else ({}, [])
-    wrong += wrong_in_file
-    own = {key: _at_home(key, value) for key, value in {**from_file, **given}.items()}
-    if not issubclass(kind, RunSettings):
-        settings = kind(**own)
-        report_all([*wrong, *(_wrong_in_measure(settings) if isinstance(settings, MeasureSettings) else [])])
-        return settings
-    preset_in_file = own.pop("preset", None)
-    preset = preset or preset_in_file or _preset_for(own.get("dataset", "digits"))
-    if not isinstance(preset, str) or preset not in PRESETS:
-        wrong.append(f"preset {preset!r} is not known. {nearest(str(preset), PRESETS)}")
-    names = {f.name for f in dataclasses.fields(kind)}
-    chosen = {key: value for key, value in PRESETS.get(str(preset), {}).items() if key in names}
-    if "remaining_ratio" in own and "remaining_ratios" in own:
-        wrong.append("give --remaining-ratio for one ticket or --remaining-ratios for a set, not both")
-    if own.get("optimizer") == "adamw":
-        chosen["lr"] = ADAMW_RATE
-    run_settings = kind(**{**chosen, **own})
-    report_all([*wrong, *wrong_in(run_settings)])
-    return run_settings
-
-
-def _preset_for(dataset: Any) -> str:
+def preset_for(dataset: Any) -> str:
+    """Return the preset of a data set for which none is given."""
     return "digits" if dataset == "digits" else "cifar"
-
-
-_PATHS = ("dataset", "output", "ticket", "tickets", "folder", "results")
-"""Settings that name a place, or several with commas between."""
-
-
-def _at_home(name: str, value: Any) -> Any:
-    """Return a path with its home folder in place of "~", which a shell leaves alone behind "--dataset="."""
-    if name not in _PATHS or not isinstance(value, str):
-        return value
-    return ",".join(os.path.expanduser(part) for part in value.split(","))
 
 
 def report_all(wrong: Sequence[str]) -> None:
@@ -258,15 +201,15 @@ def wrong_in(settings: RunSettings) -> list[str]:
     for name in (*positive, "max_steps", "test_samples", "image_size"):
         value = getattr(settings, name)
         if value is not None and not 0 < value < float("inf"):
-            wrong.append(f"--{_dashed(name)} {value}: give a number above 0")
+            wrong.append(f"--{dashed(name)} {value}: give a number above 0")
     for name in ("eps", "step_size", "momentum", "weight_decay", "warmup_epochs", "trades_beta", "ema", "climb"):
         value = getattr(settings, name)
         if value is not None and not 0 <= value < float("inf"):
-            wrong.append(f"--{_dashed(name)} {value}: give 0 or more")
+            wrong.append(f"--{dashed(name)} {value}: give 0 or more")
     for name in ("seed", "score_seed"):
         value = getattr(settings, name, 0)
         if not 0 <= value < 2**64:
-            wrong.append(f"--{_dashed(name)} {value}: give a whole number from 0 to 2**64 - 1")
+            wrong.append(f"--{dashed(name)} {value}: give a whole number from 0 to 2**64 - 1")
     if settings.dataset_name is not None and not settings.dataset_name.strip():
         wrong.append(f"--dataset-name {settings.dataset_name!r}: give a name")
     if isinstance(settings, SearchSettings):
@@ -319,20 +262,20 @@ def ratios_of(settings: SearchSettings) -> list[float]:
     return ratios
 
 
-def _wrong_in_measure(settings: MeasureSettings) -> list[str]:
+def wrong_in_measure(settings: MeasureSettings) -> list[str]:
     """Return what is wrong with values out of range, or what is to be measured and not given."""
     wrong = []
     for name in ("samples", "batch_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
-            wrong.append(f"--{_dashed(name)} {value}: give a number above 0")
+            wrong.append(f"--{dashed(name)} {value}: give a number above 0")
     for name in ("seed", "flag_samples"):
         if not 0 <= getattr(settings, name, 0) < 2**64:
-            wrong.append(f"--{_dashed(name)} {getattr(settings, name)}: give a whole number from 0 on")
+            wrong.append(f"--{dashed(name)} {getattr(settings, name)}: give a whole number from 0 on")
     for name in ("ticket", "tickets", "attacks", "attack"):
         value = getattr(settings, name, "given")
         if not value.strip() or not all(part.strip() for part in value.split(",")):
-            wrong.append(f"--{_dashed(name)} {value!r}: give a name, or several with commas between")
+            wrong.append(f"--{dashed(name)} {value!r}: give a name, or several with commas between")
     if settings.dataset_name is not None and not settings.dataset_name.strip():
         wrong.append(f"--dataset-name {settings.dataset_name!r}: give a name")
     return wrong
@@ -348,38 +291,6 @@ def learning_rate(settings: RunSettings, epoch: int) -> float:
         return settings.lr * (epoch + 1) / settings.warmup_epochs
     done = (epoch - settings.warmup_epochs) / max(1, settings.epochs - settings.warmup_epochs)
     return settings.lr * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def default_name(recipe: str, settings: RunSettings) -> str:
-    """Return the name of a run's folder: what is read first, and a hash of all settings where those do not say all."""
-    parts = [recipe, settings.model, Path(settings.dataset).resolve().name, settings.attack, f"eps{settings.eps:g}"]
-    ratios = [f"{ratio:g}" for ratio in ratios_of(settings)] if isinstance(settings, SearchSettings) else []
-    said: dict[str, Any] = {"model": settings.model, "attack": settings.attack, "seed": settings.seed}
-    said |= {"dataset": parts[2], "eps": float(f"{settings.eps:g}")}
-    if isinstance(settings, SearchSettings):
-        exact = [float(ratio) for ratio in ratios]
-        several = settings.remaining_ratios is not None
-        said |= {"remaining_ratios": _listed(exact)} if len(exact) > 1 else {"remaining_ratio": exact[0]}
-        settings = dataclasses.replace(settings, remaining_ratios=_listed(ratios_of(settings)) if several else None)
-    if len("-".join([*parts, *ratios])) > 120:  # of a long list the first and the last
-        ratios, said = [ratios[0], "to", ratios[-1], "of", str(len(ratios))], {}
-    parts += ["r" + "-".join(ratios)] if ratios else []
-    names = {f.name for f in dataclasses.fields(settings)}
-    preset = {key: value for key, value in PRESETS[_preset_for(settings.dataset)].items() if key in names}
-    usual = dataclasses.replace(type(settings)(), **{**preset, **said})
-    return "-".join([*parts, f"s{settings.seed}", *hash_unless(settings, usual)])
-
-
-def _listed(ratios: Sequence[float]) -> str:
-    return ",".join(repr(ratio) for ratio in ratios)
-
-
-def hash_unless(settings: Any, usual: Any) -> list[str]:
-    """Return some digits of a hash of all settings but where a run lies, or nothing where they are the usual ones."""
-    own, other = ({**dataclasses.asdict(each), "output": None, "resume": False} for each in (settings, usual))
-    if own == other:
-        return []
-    return [hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]]
 
 
 def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
@@ -399,130 +310,6 @@ def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
     return list(dict.fromkeys(values))
 
 
-def command(recipe: str, settings: MeasureSettings) -> str:
-    """Return the command line that measures this, whether it was measured at once or added to bit by bit."""
-    words = []
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if value != f.default:
-            words += [f"--{_dashed(f.name)}"] if value is True else [f"--{_dashed(f.name)}", str(value)]
-    return repeatable(recipe, words)
-
-
-def repeatable(recipe: str, arguments: Sequence[str], precision: str = "no", processes: int = 1) -> str:
-    """Return a command line for others to repeat: nothing of where things lie on this machine, or are written.
-
-    --output and --resume are left out. Of a data set's folder the last name is given, of other paths too unless they
-    lead from here downwards.
-    """
-    launched = [] if precision == "no" else ["--mixed_precision", precision]
-    launched += [] if processes == 1 else ["--num_processes", str(processes)]
-    found = [*(["accelerate", "launch", *launched] if launched else []), f"recipes/{recipe}.py"]
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for name, value in itertools.pairwise([*words, ""]):
-        if name.startswith("--") and name not in ("--output", "--resume"):
-            given = [] if value.startswith("--") or not value else [_placeless(value, name == "--dataset")]
-            found += [name, *given]
-    return shlex.join(found).encode(errors="replace").decode()  # JSON holds no half characters, of a name say
-
-
-def _placeless(value: str, is_data: bool) -> str:
-    """Return names with commas between, of the paths among them the last part where they lead elsewhere."""
-    parts = []
-    for part in value.split(","):
-        path = Path(part)
-        leads_away = path.is_absolute() or ".." in path.parts or part.startswith("~")
-        parts.append(path.resolve().name if leads_away or (is_data and path.is_dir()) else part)
-    return ",".join(parts)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"command line: {message}")
-
-
-def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return (settings that are given and right, what is wrong with the others)."""
-    parser = _Parser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument("--config", help="TOML file of settings, by the names below")
-    if issubclass(kind, RunSettings):
-        parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    for f in fields.values():
-        shown = "" if f.default is None else f" ({f.default})"
-        options: dict[str, Any] = {"help": f.metadata["help"] + shown, "dest": f.name}
-        if _type_of(kind, f.name) is bool:
-            options["action"] = "store_true"
-        elif f.metadata["choices"]:
-            options["metavar"] = "{" + ",".join(f.metadata["choices"]) + "}"
-        parser.add_argument(f"--{_dashed(f.name)}", **options)
-    known, unknown = parser.parse_known_args(arguments)
-    names = [option for action in parser._actions for option in action.option_strings]
-    stray = [word for before, word in zip(["", *unknown], unknown, strict=False) if not _is_value(before, word)]
-    wrong = [f"command line: {word!r} is not known. {nearest(word.split('=')[0], names)}" for word in stray]
-    given = vars(known)
-    for name in [name for name in given if name in fields]:
-        try:
-            given[name] = _converted(given[name], _type_of(kind, name), fields[name].metadata["choices"])
-        except ValueError as error:
-            wrong.append(f"command line: argument --{_dashed(name)}: {error}")
-            del given[name]
-    return given, wrong
-
-
-def _is_value(before: str, word: str) -> bool:
-    """Say whether a word that argparse leaves over is the value of the unknown option in front of it."""
-    return before.startswith("--") and "=" not in before and not word.startswith("--")
-
-
-def _converted(value: Any, wanted: type, choices: Sequence[str] | None) -> Any:
-    """Return a word of the command line as what it must be; raise ValueError if it is not."""
-    if choices and value not in choices:
-        raise ValueError(f"invalid choice: {value!r}; choose from {', '.join(choices)}")
-    if wanted is bool:
-        return value
-    try:
-        return wanted(value)
-    except ValueError:
-        raise ValueError(f"invalid {wanted.__name__} value: {value!r}") from None
-
-
-def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return (settings that are right, what is wrong with the others) of a file."""
-    try:  # with or without the mark that editors on Windows put first
-        values = tomllib.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
-    fields, right, wrong = {f.name: f for f in dataclasses.fields(kind)}, {}, []
-    for name, value in values.items():
-        if name == "preset" and issubclass(kind, RunSettings):
-            right[name] = value
-            continue
-        if name not in fields:
-            wrong.append(f"{path}: {name!r} is not known. {nearest(name, fields)}")
-            continue
-        wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
-        if wanted is float and type(value) is int and abs(value) < 2**53:
-            value = float(value)
-        if type(value) is not wanted or (choices and value not in choices):
-            expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
-            wrong.append(f"{path}: {name} = {value!r} must be {expected}")
-        else:
-            right[name] = value
-    return right, wrong
-
-
-def _type_of(kind: type[Any], name: str) -> type:
-    hint = typing.get_type_hints(kind)[name]
-    if isinstance(hint, types.UnionType):
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    return hint
-
-
-def _dashed(name: str) -> str:
+def dashed(name: str) -> str:
+    """Return a setting's name as the command line has it."""
     return name.replace("_", "-")

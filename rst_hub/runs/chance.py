@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from run import Run
-from settings import SearchSettings
 
-from rst_hub.evaluation.accuracy import interval
+from ..evaluation.accuracy import interval
+from .run import Run
+from .settings import SearchSettings
 
 
 def doubts(run: Run, results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,160 @@
+"""The command line and a TOML file to settings: one name for each setting, everywhere."""
+
+import argparse
+import dataclasses
+import os
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import SettingsError, nearest
+from .settings import (
+    ADAMW_RATE,
+    PRESETS,
+    MeasureSettings,
+    RunSettings,
+    Settings,
+    dashed,
+    preset_for,
+    report_all,
+    wrong_in,
+    wrong_in_measure,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def parse(kind: type[Settings], arguments: list[str], description: str) -> Settings:
+    """Return settings of ``kind`` from the command line ``arguments``.
+
+    Raises:
+        SettingsError: unknown names (the nearest right ones are said), wrong types, or values out of range: all of them
+            in one message.
+    """
+    given, wrong = _command_line(kind, description, arguments)
+    config, preset = given.pop("config", None), given.pop("preset", None)
+    from_file, wrong_in_file = _read_toml(config, kind) if config else ({}, [])
+    wrong += wrong_in_file
+    own = {key: _at_home(key, value) for key, value in {**from_file, **given}.items()}
+    if not issubclass(kind, RunSettings):
+        settings = kind(**own)
+        report_all([*wrong, *(wrong_in_measure(settings) if isinstance(settings, MeasureSettings) else [])])
+        return settings
+    preset_in_file = own.pop("preset", None)
+    preset = preset or preset_in_file or preset_for(own.get("dataset", "digits"))
+    if not isinstance(preset, str) or preset not in PRESETS:
+        wrong.append(f"preset {preset!r} is not known. {nearest(str(preset), PRESETS)}")
+    names = {f.name for f in dataclasses.fields(kind)}
+    chosen = {key: value for key, value in PRESETS.get(str(preset), {}).items() if key in names}
+    if "remaining_ratio" in own and "remaining_ratios" in own:
+        wrong.append("give --remaining-ratio for one ticket or --remaining-ratios for a set, not both")
+    if own.get("optimizer") == "adamw":
+        chosen["lr"] = ADAMW_RATE
+    run_settings = kind(**{**chosen, **own})
+    report_all([*wrong, *wrong_in(run_settings)])
+    return run_settings
+
+
+_PATHS = ("dataset", "output", "ticket", "tickets", "folder", "results")
+"""Settings that name a place, or several with commas between."""
+
+
+def _at_home(name: str, value: Any) -> Any:
+    """Return a path with its home folder in place of "~", which a shell leaves alone behind "--dataset="."""
+    if name not in _PATHS or not isinstance(value, str):
+        return value
+    return ",".join(os.path.expanduser(part) for part in value.split(","))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"command line: {message}")
+
+
+def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return (settings that are given and right, what is wrong with the others)."""
+    parser = _Parser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", help="TOML file of settings, by the names below")
+    if issubclass(kind, RunSettings):
+        parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for f in fields.values():
+        shown = "" if f.default is None else f" ({f.default})"
+        options: dict[str, Any] = {"help": f.metadata["help"] + shown, "dest": f.name}
+        if _type_of(kind, f.name) is bool:
+            options["action"] = "store_true"
+        elif f.metadata["choices"]:
+            options["metavar"] = "{" + ",".join(f.metadata["choices"]) + "}"
+        parser.add_argument(f"--{dashed(f.name)}", **options)
+    known, unknown = parser.parse_known_args(arguments)
+    names = [option for action in parser._actions for option in action.option_strings]
+    stray = [word for before, word in zip(["", *unknown], unknown, strict=False) if not _is_value(before, word)]
+    wrong = [f"command line: {word!r} is not known. {nearest(word.split('=')[0], names)}" for word in stray]
+    given = vars(known)
+    for name in [name for name in given if name in fields]:
+        try:
+            given[name] = _converted(given[name], _type_of(kind, name), fields[name].metadata["choices"])
+        except ValueError as error:
+            wrong.append(f"command line: argument --{dashed(name)}: {error}")
+            del given[name]
+    return given, wrong
+
+
+def _is_value(before: str, word: str) -> bool:
+    """Say whether a word that argparse leaves over is the value of the unknown option in front of it."""
+    return before.startswith("--") and "=" not in before and not word.startswith("--")
+
+
+def _converted(value: Any, wanted: type, choices: Sequence[str] | None) -> Any:
+    """Return a word of the command line as what it must be; raise ValueError if it is not."""
+    if choices and value not in choices:
+        raise ValueError(f"invalid choice: {value!r}; choose from {', '.join(choices)}")
+    if wanted is bool:
+        return value
+    try:
+        return wanted(value)
+    except ValueError:
+        raise ValueError(f"invalid {wanted.__name__} value: {value!r}") from None
+
+
+def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return (settings that are right, what is wrong with the others) of a file."""
+    try:  # with or without the mark that editors on Windows put first
+        values = tomllib.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read as TOML: {error}") from error
+    fields, right, wrong = {f.name: f for f in dataclasses.fields(kind)}, {}, []
+    for name, value in values.items():
+        if name == "preset" and issubclass(kind, RunSettings):
+            right[name] = value
+            continue
+        if name not in fields:
+            wrong.append(f"{path}: {name!r} is not known. {nearest(name, fields)}")
+            continue
+        wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
+        if wanted is float and type(value) is int and abs(value) < 2**53:
+            value = float(value)
+        if type(value) is not wanted or (choices and value not in choices):
+            expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
+            wrong.append(f"{path}: {name} = {value!r} must be {expected}")
+        else:
+            right[name] = value
+    return right, wrong
+
+
+def _type_of(kind: type[Any], name: str) -> type:
+    hint = typing.get_type_hints(kind)[name]
+    if isinstance(hint, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    return hint
