@@ -1,4 +1,4 @@
-"""The command ``rst-hub``: what is on the Hub and in a folder, checked, exported, described, published."""
+"""The command ``rst-hub``: tickets searched and measured; what is on the Hub and in a folder, checked and published."""
 
 import argparse
 import os
@@ -16,6 +16,7 @@ from .hub.loading import load_ticket, look
 from .hub.push import plan_push, pushed_to_hub
 from .networks.architectures import TIMM_VERSION, is_ours
 from .networks.build import dense_bytes
+from .runs.commands import RECIPES, start
 from .tickets.config import layer_ratios_of
 from .tickets.export import FORMATS, export
 from .tickets.format import claimed_layout
@@ -24,6 +25,9 @@ from .tickets.ticket import Ticket, ticket_names
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or 2 after printing what is wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in RECIPES:  # which have options of their own
+        return start(arguments[0], arguments[1:])
     print_anything()
     options = vars(_parser().parse_args(arguments))
     run: dict[str, Callable[..., None]] = {
@@ -47,12 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rst-hub", description="Robust scratch tickets: find, check, publish them.")
+    parser = argparse.ArgumentParser(
+        prog="rst-hub", description="Robust scratch tickets: search, measure, find, check, publish them."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text)
 
+    for name, recipe in RECIPES.items():  # for --help, which lists them; main has started them before this
+        command(name, recipe.does.partition(": ")[0].partition(" (")[0].lower())
     one = command("info", "say what tickets a folder or repository holds, without downloading them")
     one.add_argument("source", help="a ticket folder, or a repository on the Hub, org/name")
     one.add_argument("--revision", help="a branch, tag or commit of the repository")

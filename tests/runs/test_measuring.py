@@ -2,6 +2,7 @@
 
 import builtins
 import functools
+import importlib
 import json
 import logging
 import shutil
@@ -25,10 +26,11 @@ from rst_hub.evaluation.transfer import transfer_matrix, transfer_outcomes
 from rst_hub.networks.build import build_model
 from rst_hub.networks.dense import save_dense
 from rst_hub.networks.inputs import describe_input
-from rst_hub.runs import benchmark as benchmark
 from rst_hub.runs import targets as victims
-from rst_hub.runs import transfer as transfer
 from rst_hub.runs.settings import BenchmarkSettings
+
+benchmark = importlib.import_module("rst_hub.runs.benchmark")
+transfer = importlib.import_module("rst_hub.runs.transfer")
 
 EPS2 = rst_hub.ThreatModel("Linf", 2 / 255)
 

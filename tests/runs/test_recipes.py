@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import shutil
@@ -26,12 +27,13 @@ from rst_hub.runs import folder as folder_module
 from rst_hub.runs import loop as loop
 from rst_hub.runs import naming as naming
 from rst_hub.runs import parsing as parsing
-from rst_hub.runs import search as search_recipe
 from rst_hub.runs import settings as settings
 from rst_hub.runs import start as run_module
 from rst_hub.runs import start as start_module
 from rst_hub.tickets.digests import digest
 from rst_hub.tickets.ticket import ticket_names
+
+search_recipe = importlib.import_module("rst_hub.runs.search")
 
 SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
 
