@@ -129,7 +129,7 @@ def test_a_benchmark_writes_what_the_library_measures(tickets, tmp_path, capsys)
     assert found["network"]["source"] == "one"
     assert found["dataset"].items() >= {"name": "digits", "split": "test", "samples": 120}.items()
     assert found["seed"] == 0
-    assert found["command"].startswith("recipes/benchmark.py --samples 120 --batch-size 50 --ticket")
+    assert found["command"].startswith("rst-hub benchmark --samples 120 --batch-size 50 --ticket")
     assert found["images"]["size"] == 32
     assert found["versions"]["torch"] == torch.__version__
 
