@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from ..errors import SettingsError, nearest
 from .settings import (
+    GROUPS,
     PRESETS,
     MeasureSettings,
     RunSettings,
@@ -125,14 +126,17 @@ def _command_line(
     if issubclass(kind, RunSettings):
         parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    groups: dict[str, Any] = {}
+    for title, names in GROUPS.items():
+        if not fields.keys().isdisjoint(names):
+            groups |= dict.fromkeys(names, parser.add_argument_group(title))
     for f in fields.values():
-        shown = "" if f.default is None else f" ({f.default})"
-        options: dict[str, Any] = {"help": f.metadata["help"] + shown, "dest": f.name}
+        options: dict[str, Any] = {"help": f.metadata["help"] + _default_of(kind, f), "dest": f.name}
         if _type_of(kind, f.name) is bool:
             options["action"] = "store_true"
         elif f.metadata["choices"]:
             options["metavar"] = "{" + ",".join(f.metadata["choices"]) + "}"
-        parser.add_argument(f"--{dashed(f.name)}", **options)
+        groups.get(f.name, parser).add_argument(f"--{dashed(f.name)}", **options)
     known, unknown = parser.parse_known_args(arguments)
     names = [option for action in parser._actions for option in action.option_strings]
     stray = [word for before, word in zip(["", *unknown], unknown, strict=False) if not _is_value(before, word)]
@@ -145,6 +149,17 @@ def _command_line(
             wrong.append(f"command line: argument --{dashed(name)}: {error}")
             del given[name]
     return given, wrong
+
+
+def _default_of(kind: type[Any], f: Any) -> str:
+    """Return what --help says of a setting's default, in brackets, and of those of presets."""
+    if f.default is None or f.default is False or f.default == "":
+        said = []
+    else:
+        said = [f"default: {f.default:g}" if isinstance(f.default, float) else f"default: {f.default}"]
+    if issubclass(kind, RunSettings):
+        said += [f"{name}: {values[f.name]}" for name, values in PRESETS.items() if f.name in values]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _is_value(before: str, word: str) -> bool:

@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from ..attacks.common import NORMS
-from ..attacks.names import NAMES
-from ..data.augment import AUGMENTATIONS
+from ..choices import (
+    AUGMENTATIONS,
+    DISTRIBUTIONS,
+    LAYER_RATIOS,
+    NAMES,
+    NORMS,
+    PATTERNS,
+    check_remaining_ratio,
+)
 from ..errors import SettingsError, nearest
-from ..masks.patterns import LAYER_RATIOS, PATTERNS, check_remaining_ratio
-from ..networks.weights import DISTRIBUTIONS
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper, section 4.1 and appendix B: the defaults of RunSettings.
@@ -176,6 +180,21 @@ class PublishSettings:
     replace: bool = _setting(False, "allow tickets there to be deleted or changed")
     dry_run: bool = _setting(False, "check all, compare with the Hub, print, send nothing")
 
+
+_GROUPS = {
+    "data": "dataset dataset_name image_size image_column label_column skip_broken augment holdout samples "
+    "test_samples",
+    "network or ticket": "model ticket tickets name",
+    "ticket to search": "remaining_ratio remaining_ratios distribution layer_ratios pattern score_seed",
+    "attack": "attack attacks norm eps step_size steps paper_protocol flag_samples",
+    "optimisation": "epochs batch_size accumulation_steps optimizer lr schedule warmup_epochs momentum weight_decay "
+    "loss trades_beta ema climb",
+    "run": "output resume seed max_steps eval_batch_size compile",
+    "publishing": "folder results license dataset_id dataset_note base_model note repo private revision create_pr "
+    "message replace dry_run",
+}
+GROUPS = {title: names.split() for title, names in _GROUPS.items()}
+"""The settings as ``--help`` has them; each is in one group."""
 
 AnyRun = TypeVar("AnyRun", bound=RunSettings)
 Settings = TypeVar("Settings", bound=RunSettings | MeasureSettings | PublishSettings)
