@@ -7,10 +7,7 @@
 What it does is in rst_hub/runs/train.py.
 """
 
-import sys
-
-from rst_hub.runs.launch import main_of
-from rst_hub.runs.train import main
+from rst_hub.runs.commands import leave
 
 if __name__ == "__main__":
-    sys.exit(main_of(main))
+    leave("train")

@@ -7,10 +7,7 @@
 What it does is in rst_hub/runs/transfer.py.
 """
 
-import sys
-
-from rst_hub.runs.launch import main_of
-from rst_hub.runs.transfer import main
+from rst_hub.runs.commands import leave
 
 if __name__ == "__main__":
-    sys.exit(main_of(main))
+    leave("transfer")

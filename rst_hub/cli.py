@@ -1,4 +1,7 @@
-"""The command ``rst-hub``: what is on the Hub and in a folder, checked, exported, described, published."""
+"""The command ``rst-hub``: tickets searched and measured; what is on the Hub and in a folder, checked and published.
+
+What a command needs is imported when it runs, since torch and timm take seconds that --help need not take.
+"""
 
 import argparse
 import os
@@ -7,23 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .cards.card import write_card
+from .choices import FORMATS
 from .console import print_anything
 from .errors import RstHubError, printable
 from .files import given_path
-from .hub.listing import list_models
-from .hub.loading import load_ticket, look
-from .hub.push import plan_push, pushed_to_hub
-from .networks.architectures import TIMM_VERSION, is_ours
-from .networks.build import dense_bytes
-from .tickets.config import layer_ratios_of
-from .tickets.export import FORMATS, export
-from .tickets.format import claimed_layout
-from .tickets.ticket import Ticket, ticket_names
+from .runs.commands import RECIPES, start
+from .version import __version__
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, or 2 after printing what is wrong."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in RECIPES:  # which have options of their own
+        return start(arguments[0], arguments[1:])
     print_anything()
     options = vars(_parser().parse_args(arguments))
     run: dict[str, Callable[..., None]] = {
@@ -47,12 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rst-hub", description="Robust scratch tickets: find, check, publish them.")
+    parser = argparse.ArgumentParser(
+        prog="rst-hub", description="Robust scratch tickets: search, measure, find, check, publish them."
+    )
+    parser.add_argument("--version", action="version", version=f"rst-hub {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text)
 
+    for name, recipe in RECIPES.items():  # for --help, which lists them; main has started them before this
+        does = recipe.does.partition(": ")[0].partition(" (")[0]
+        command(name, does[0].lower() + does[1:])
     one = command("info", "say what tickets a folder or repository holds, without downloading them")
     one.add_argument("source", help="a ticket folder, or a repository on the Hub, org/name")
     one.add_argument("--revision", help="a branch, tag or commit of the repository")
@@ -86,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def export_dense(folder: str, to: str, ticket: str | None = None, output: Path | None = None) -> None:
     """Write one ticket as a dense checkpoint into a new folder, ``output``, and say where and how exact it is."""
+    from .hub.loading import load_ticket
+    from .networks.architectures import is_ours
+    from .tickets.export import export
+
     drawn = load_ticket(folder, ticket)
     output = given_path(output or f"{drawn.architecture}-{drawn.name}-{to}")
     difference = export(drawn, output, to)
@@ -105,6 +114,11 @@ def info(source: str, revision: str | None = None) -> None:
 
     Nothing of it is checked but config.json's form: ``rst-hub verify`` checks the rest.
     """
+    from .hub.loading import look
+    from .networks.build import dense_bytes
+    from .tickets.config import layer_ratios_of
+    from .tickets.format import claimed_layout
+
     config, sizes = look(source, revision=revision)
     rst = config["rst"]
     try:
@@ -130,6 +144,9 @@ def info(source: str, revision: str | None = None) -> None:
 
 def verify(folder: Path) -> None:
     """Check every ticket in ``folder``: its file, its masks, and the weights made anew; raise at the first fault."""
+    from .networks.architectures import TIMM_VERSION
+    from .tickets.ticket import Ticket, ticket_names
+
     names = ticket_names(folder)
     for name in names:
         ticket = Ticket.load(folder, name)
@@ -145,6 +162,8 @@ def verify(folder: Path) -> None:
 
 def card(folder: Path, results: list[Path]) -> None:
     """Write a folder's README.md and pictures, with ``results`` taken in, and say what was written."""
+    from .cards.card import write_card
+
     for path in write_card(folder, results):
         print(f"wrote {path} ({path.stat().st_size:,} bytes)")
 
@@ -160,6 +179,8 @@ def push(
     dry_run: bool,
 ) -> None:
     """Publish a folder, or say what would be sent."""
+    from .hub.push import plan_push, pushed_to_hub
+
     how: dict[str, Any] = {"private": private, "revision": revision, "create_pr": create_pr, "replace": replace}
     if not dry_run:
         pushed = pushed_to_hub(folder, repo_id, commit_message=message, **how)
@@ -190,6 +211,8 @@ def push(
 
 def list_tickets(author: str | None, search: str | None, limit: int) -> None:
     """Print a table of the tickets on the Hub, from their cards."""
+    from .hub.listing import list_models
+
     found = list_models(author=author, search=search, limit=limit)
     head = ("repository", "ticket", "architecture", "ratio", "bytes", "data set", "clean %", "robust %", "against")
     rows = [

@@ -102,12 +102,12 @@ def named(name, threat_model):
 
 def result(kind, about, attacks=("pgd20", "fgsm", "cw_l2"), eps=(8,), norm="Linf", clean=700, **dataset):
     """Return what recipes/benchmark.py writes, by its own functions, with accuracies that are all different."""
-    from rst_hub.runs import (
-        benchmark as benchmark,  # recipes/ is on pytest's path, but not on that of a process that imports conftest
-    )
+    import importlib
+
     from rst_hub.runs.switched import on_all, on_each, on_ensemble
     from rst_hub.runs.targets import Victim
 
+    benchmark = importlib.import_module("rst_hub.runs.benchmark")
     count = len(about.get("tickets", [1]))
     victim = Victim("it", kind, [torch.nn.Identity()] * count, about, [])
     planned = {}

@@ -28,6 +28,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..choices import NORMS
 from ..errors import DataError, RstHubError, SettingsError
 from .randomised import warned_of_draws
 
@@ -36,7 +37,6 @@ Victim = Model | Sequence[Model] | nn.ModuleList
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Objective = Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
 Attack = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
-NORMS = ("Linf", "L2")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..choices import NAMES
 from ..errors import SettingsError, nearest
 from .arc import arc, arc_step
 from .autoattack import autoattack, require
@@ -17,22 +18,6 @@ from .common import ThreatModel, Victim
 from .gradient import cw_linf, fgsm, fgsm_rs, pgd
 from .square import square
 
-NAMES = {
-    "fgsm": "one step of eps",
-    "fgsm_rs": "one step of 1.25 eps from a random start",
-    "pgd20": "PGD-20; any number of steps, and x5 for five restarts: pgd100x5",
-    "margin20": "PGD-20 on the margin instead of the cross-entropy; also margin100x5",
-    "logit_ensemble20": "PGD-20 on the members' mean logits; also logit_ensemble100x5",
-    "probability_ensemble20": "PGD-20 on the members' mean probabilities; also probability_ensemble100x5",
-    "margin_sum20": "PGD-20 on the members' margins, of those not fooled yet; also margin_sum100x5",
-    "arc20": "ARC, 20 rounds through the members; also arc100",
-    "cw_linf": "100 steps of PGD on the margin, Linf; also cw_linf20, cw_linf100x5",
-    "cw_l2": "Carlini and Wagner's L2 attack with the paper's settings; it has no budget",
-    "bandits": "black-box, 10,000 queries; also bandits1000",
-    "square": "black-box, 5,000 queries; also square1000",
-    "autoattack": "AutoAttack, standard; needs rst-hub[attacks]",
-    "autoattack_rand": "AutoAttack for randomised models",
-}
 ADAPTIVE = ("pgd20", "logit_ensemble20", "probability_ensemble20", "margin_sum20", "arc20")
 """What an R2S must always be measured with: attacks of one who knows all members. The first is exact EOT, and each
 sample's lowest outcome under all of them counts."""

@@ -3,4 +3,5 @@
 May import: tickets, evaluation, attacks.
 """
 
+from .. import networks as networks  # first: it imports timm, with which rst_hub registers by this room's files
 from .card import write_card as write_card

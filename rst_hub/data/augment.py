@@ -8,11 +8,10 @@ import torch
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
+from ..choices import AUGMENTATIONS as AUGMENTATIONS
 from .decoding import resize
 from .images import Images
 from .order import fold_seed
-
-AUGMENTATIONS = ("none", "crop", "cifar", "imagenet")
 
 
 def draws_of(seed: int, epoch: int, step: int, batch_size: int, shard: tuple[int, int]) -> torch.Tensor:

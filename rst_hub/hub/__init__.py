@@ -3,6 +3,8 @@
 May import: every other room but runs.
 """
 
+import timm as timm  # first, as in rst_hub.networks
+
 from .listing import list_models as list_models
 from .loading import from_pretrained as from_pretrained
 from .loading import r2s_from_pretrained as r2s_from_pretrained

@@ -6,26 +6,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from ..choices import LAYER_RATIOS as LAYER_RATIOS
+from ..choices import PATTERNS as PATTERNS
+from ..choices import check_remaining_ratio as check_remaining_ratio
 from ..errors import SettingsError
-
-PATTERNS = ("element",)
-LAYER_RATIOS = ("uniform", "erk")
-"""How the remaining ratio is shared among layers, see :func:`kept_counts`."""
-
-
-def check_remaining_ratio(remaining_ratio: float) -> None:
-    """Raise SettingsError unless the ratio is from 0.001 to 1.
-
-    With less no signal passes, and a file of some bytes could claim a network of gigabytes.
-    """
-    if (
-        isinstance(remaining_ratio, bool)
-        or not isinstance(remaining_ratio, int | float)
-        or not 0.001 <= remaining_ratio <= 1
-    ):
-        raise SettingsError(
-            f"remaining ratio {remaining_ratio!r}: give the share of weights to keep, from 0.001 to 1 (0.05 keeps 5%)"
-        )
 
 
 def kept_count(size: int, remaining_ratio: float) -> int:

@@ -3,6 +3,8 @@
 May import: errors, files. With :mod:`rst_hub.hub` the only room that imports timm.
 """
 
+import timm as timm  # first: as soon as it is imported, rst_hub registers with it, which imports this room's files
+
 from .build import create_model as create_model
 from .inputs import UndescribedInputWarning as UndescribedInputWarning
 from .inputs import describe_input as describe_input

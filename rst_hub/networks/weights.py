@@ -15,10 +15,10 @@ from statistics import NormalDist
 import numpy as np
 import torch
 
+from ..choices import DISTRIBUTIONS
 from ..errors import SettingsError, nearest
 
 GENERATOR = "philox4x64-10"
-DISTRIBUTIONS = ("signed_kaiming_constant", "kaiming_normal", "xavier_normal", "kaiming_uniform")
 _ROWS_AT_ONCE = 8192
 TABLE_STD = 0.02
 """Standard deviation of what is random besides the weights (tokens, position tables), as transformers have it."""

@@ -1,12 +1,5 @@
 """Measure a ticket, an R2S or a dense model under attack: one JSON, with all that its numbers must carry.
 
-    python recipes/benchmark.py --ticket FOLDER                             PGD-20 on two losses, Square, honesty flags
-    accelerate launch recipes/benchmark.py --ticket org/name --attacks pgd20,cw_l2,autoattack --eps 8,12
-    python recipes/benchmark.py --ticket FOLDER --name r0.05 --norm L2 --eps 128 --samples 500      one of its tickets
-    python recipes/benchmark.py --ticket FOLDER --name r0.05,r0.1           two of its tickets as an R2S
-    python recipes/benchmark.py --ticket resnet18.a1_in1k --dataset org/imagenet      a dense model of timm
-    python recipes/benchmark.py --help                                      every setting
-
 The run's folder holds ``results.json``, ``settings.json`` and ``journal/``, which ``--resume`` continues from. A folder
 of several tickets is measured as an R2S (switched.py): accuracies are the exact expectation over its members. The
 adaptive attacks, by one who knows them all, are made whether asked for or not; PGD-20 is crafted on their ensemble too,
@@ -14,11 +7,16 @@ and on each member, in full and stopped early, for the paper's protocol of an at
 """
 
 import functools
+
+from .commands import leave, run_recipe
+
+if __name__ == "__main__":
+    leave("benchmark")  # which imports this file under its own name, once the settings are right
+
 import hashlib
 import json
 import logging
 import statistics
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -39,10 +37,10 @@ from ..evaluation.accuracy import Outcomes, evaluate, interval, join, percent, r
 from ..evaluation.sanity import inspect_model, judge, probes
 from ..files import append_line, write_json
 from .folder import WHERE_DATA_LIE, check_output, has_data, make_folder, to_resume
+from .found import Found
 from .guard import claim, letting_go
-from .launch import main_of
 from .naming import command, hash_unless
-from .parsing import parse
+from .parsing import checked
 from .run import share
 from .settings import BenchmarkSettings, budgets
 from .switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, on_ensemble, worst_of
@@ -85,10 +83,19 @@ class Bench:
 
 
 @letting_go
-def main(arguments: list[str]) -> None:
-    """Load, attack, flag, write."""
-    settings = parse(BenchmarkSettings, arguments, __doc__ or "")
-    budgets(settings)
+def benchmark(settings: BenchmarkSettings) -> Found:
+    """Load, attack, flag, write; say how much each attack leaves, and return it.
+
+    Args:
+        settings: of the benchmark; ``ticket`` is to be given.
+
+    Returns:
+        The run's folder, and what its results.json holds; in every process.
+
+    Raises:
+        RstHubError: a kind of it. SettingsError for settings that are wrong, before anything is written.
+    """
+    settings = checked(BenchmarkSettings, settings)
     accelerator = several_processes()
     with accelerator.main_process_first():
         victim = load_victim(settings.ticket, settings.name)
@@ -140,6 +147,7 @@ def main(arguments: list[str]) -> None:
     bench.say(f"wrote {output / 'results.json'}")
     accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     accelerator.end_training()
+    return Found(output, None, result)
 
 
 def with_earlier(settings: BenchmarkSettings, output: Path) -> BenchmarkSettings:
@@ -358,5 +366,5 @@ def _median(values: torch.Tensor) -> float | None:
     return round(float(statistics.median(values.tolist())), 4) if len(values) else None
 
 
-if __name__ == "__main__":
-    sys.exit(main_of(main))
+main = functools.partial(run_recipe, "benchmark")
+"""Run the recipe by a command line, a list of words."""

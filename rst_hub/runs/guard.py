@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import filelock
 import psutil
@@ -161,13 +161,17 @@ def _sweep(output: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def letting_go(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """Return a recipe's main function that lets go of its folder at the end, and leaves no empty one behind."""
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
 
-    @functools.wraps(main)
-    def wrapped(arguments: list[str]) -> None:
+
+def letting_go(recipe: Callable[Given, Returned]) -> Callable[Given, Returned]:
+    """Return a recipe's function that lets go of its folder at the end, and leaves no empty one behind."""
+
+    @functools.wraps(recipe)
+    def wrapped(*arguments: Given.args, **named: Given.kwargs) -> Returned:
         try:
-            main(arguments)
+            return recipe(*arguments, **named)
         finally:
             while _held:
                 lock, path, made = _held.pop()

@@ -28,15 +28,15 @@ _PATIENCE = 3.0
 """Seconds that a launcher gets to say its last words when Ctrl-C ends it, so that ours stand behind them."""
 
 
-def main_of(recipe: Callable[[list[str]], None]) -> int:
-    """Run a recipe; return its exit status.
+def main_of(recipe: Callable[[list[str]], None], arguments: list[str] | None = None) -> int:
+    """Run a recipe on its command line, this process's when None; return its exit status.
 
     An RstHubError, or an OSError such as that of a full disk, becomes one line; Ctrl-C one that says how to go on.
     """
     print_anything()
     try:
         _start_cpu_processes()
-        recipe(sys.argv[1:])
+        recipe(sys.argv[1:] if arguments is None else arguments)
     except RstHubError as error:
         return _failed(printable(error, 10_000))
     except OSError as error:

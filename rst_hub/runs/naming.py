@@ -2,14 +2,13 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .settings import PRESETS, MeasureSettings, RunSettings, SearchSettings, dashed, preset_for, ratios_of
+from .settings import PRESETS, MeasureSettings, RunSettings, SearchSettings, dashed, preset, preset_for, ratios_of
 
 
 def default_name(recipe: str, settings: RunSettings) -> str:
@@ -27,8 +26,8 @@ def default_name(recipe: str, settings: RunSettings) -> str:
         ratios, said = [ratios[0], "to", ratios[-1], "of", str(len(ratios))], {}
     parts += ["r" + "-".join(ratios)] if ratios else []
     names = {f.name for f in dataclasses.fields(settings)}
-    preset = {key: value for key, value in PRESETS[preset_for(settings.dataset)].items() if key in names}
-    usual = dataclasses.replace(type(settings)(), **{**preset, **said})
+    chosen = {key: value for key, value in PRESETS[preset_for(settings.dataset)].items() if key in names}
+    usual = dataclasses.replace(type(settings)(), **{**chosen, **said})
     return "-".join([*parts, f"s{settings.seed}", *hash_unless(settings, usual)])
 
 
@@ -44,31 +43,51 @@ def hash_unless(settings: Any, usual: Any) -> list[str]:
     return [hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:6]]
 
 
-def command(recipe: str, settings: MeasureSettings) -> str:
-    """Return the command line that measures this, whether it was measured at once or added to bit by bit."""
-    words = []
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if value != f.default:
-            words += [f"--{dashed(f.name)}"] if value is True else [f"--{dashed(f.name)}", str(value)]
-    return repeatable(recipe, words)
+def command(recipe: str, settings: RunSettings | MeasureSettings, precision: str = "no", processes: int = 1) -> str:
+    """Return the command line that repeats a run, made from its settings, however it was started.
 
-
-def repeatable(recipe: str, arguments: Sequence[str], precision: str = "no", processes: int = 1) -> str:
-    """Return a command line for others to repeat: nothing of where things lie on this machine, or are written.
-
-    --output and --resume are left out. Of a data set's folder the last name is given, of other paths too unless they
-    lead from here downwards.
+    It says what is not a default, of the class or of the preset that leaves the least to say. It says nothing of where
+    things lie on this machine, or are written: --output and --resume are left out. Of a data set's folder the last
+    name is given, of other paths too unless they lead from here downwards.
     """
     launched = [] if precision == "no" else ["--mixed_precision", precision]
     launched += [] if processes == 1 else ["--num_processes", str(processes)]
-    found = [*(["accelerate", "launch", *launched] if launched else []), f"recipes/{recipe}.py"]
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for name, value in itertools.pairwise([*words, ""]):
-        if name.startswith("--") and name not in ("--output", "--resume"):
-            given = [] if value.startswith("--") or not value else [_placeless(value, name == "--dataset")]
-            found += [name, *given]
-    return shlex.join(found).encode(errors="replace").decode()  # JSON holds no half characters, of a name say
+    start = ["accelerate", "launch", *launched, "-m", f"rst_hub.runs.{recipe}"] if launched else ["rst-hub", recipe]
+    # JSON holds no half characters, of a name say.
+    return shlex.join([*start, *_words_of(settings)]).encode(errors="replace").decode()
+
+
+def _words_of(settings: RunSettings | MeasureSettings) -> list[str]:
+    """Return the words of the command line that make these settings."""
+    given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    given = {name: value for name, value in given.items() if name not in ("output", "resume")}
+    given |= {name: _placeless(given[name], name == "dataset") for name in _PLACES if given.get(name) is not None}
+    if not isinstance(settings, RunSettings):
+        return _unlike(type(settings)(), given)
+    if given.get("remaining_ratios") is not None:
+        del given["remaining_ratio"]  # which a set takes no notice of
+    usual = preset_for(given["dataset"])
+    found = []
+    for name in (usual, *(name for name in PRESETS if name != usual)):
+        base = preset(type(settings), name, optimizer=settings.optimizer)  # on which the rate depends
+        base = dataclasses.replace(base, optimizer=RunSettings.optimizer)
+        if all(value is not None or getattr(base, key) is None for key, value in given.items()):
+            found.append([*([] if name == usual else ["--preset", name]), *_unlike(base, given)])
+    return min(found, key=len)
+
+
+_PLACES = ("dataset", "ticket", "tickets")
+
+
+def _unlike(base: Any, given: dict[str, Any]) -> list[str]:
+    """Return the words for settings that are not those of ``base``."""
+    words = []
+    for name, value in given.items():
+        option = f"--{dashed(name)}"
+        if value != getattr(base, name):
+            apart = not isinstance(value, str) or not value.startswith("-")  # a word that looks like an option is none
+            words += [option] if value is True else [option, str(value)] if apart else [f"{option}={value}"]
+    return words
 
 
 def _placeless(value: str, is_data: bool) -> str:
@@ -77,5 +96,6 @@ def _placeless(value: str, is_data: bool) -> str:
     for part in value.split(","):
         path = Path(part)
         leads_away = path.is_absolute() or ".." in path.parts or part.startswith("~")
-        parts.append(path.resolve().name if leads_away or (is_data and path.is_dir()) else part)
-    return ",".join(parts)
+        parts.append(path.resolve().name if leads_away or (is_data and path.is_dir() and part != "digits") else part)
+    found = ",".join(parts)
+    return "./digits" if is_data and found == "digits" != value else found  # a folder, and not scikit-learn's

@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 
 from ..errors import SettingsError, nearest
 from .settings import (
-    ADAMW_RATE,
+    GROUPS,
     PRESETS,
     MeasureSettings,
     RunSettings,
+    SearchSettings,
     Settings,
     dashed,
     preset_for,
@@ -23,6 +24,7 @@ from .settings import (
     wrong_in,
     wrong_in_measure,
 )
+from .settings import preset as preset_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,14 +32,14 @@ else:
     import tomli as tomllib
 
 
-def parse(kind: type[Settings], arguments: list[str], description: str) -> Settings:
-    """Return settings of ``kind`` from the command line ``arguments``.
+def parse(kind: type[Settings], arguments: list[str], description: str, program: str | None = None) -> Settings:
+    """Return settings of ``kind`` from the command line ``arguments`` of ``program``.
 
     Raises:
         SettingsError: unknown names (the nearest right ones are said), wrong types, or values out of range: all of them
             in one message.
     """
-    given, wrong = _command_line(kind, description, arguments)
+    given, wrong = _command_line(kind, description, program, arguments)
     config, preset = given.pop("config", None), given.pop("preset", None)
     from_file, wrong_in_file = _read_toml(config, kind) if config else ({}, [])
     wrong += wrong_in_file
@@ -48,17 +50,49 @@ def parse(kind: type[Settings], arguments: list[str], description: str) -> Setti
         return settings
     preset_in_file = own.pop("preset", None)
     preset = preset or preset_in_file or preset_for(own.get("dataset", "digits"))
-    if not isinstance(preset, str) or preset not in PRESETS:
-        wrong.append(f"preset {preset!r} is not known. {nearest(str(preset), PRESETS)}")
-    names = {f.name for f in dataclasses.fields(kind)}
-    chosen = {key: value for key, value in PRESETS.get(str(preset), {}).items() if key in names}
     if "remaining_ratio" in own and "remaining_ratios" in own:
-        wrong.append("give --remaining-ratio for one ticket or --remaining-ratios for a set, not both")
-    if own.get("optimizer") == "adamw":
-        chosen["lr"] = ADAMW_RATE
-    run_settings = kind(**{**chosen, **own})
+        wrong.append(_BOTH)
+    try:
+        run_settings = preset_of(kind, preset, **own)
+    except SettingsError as error:  # there is no such preset
+        wrong.append(str(error))
+        run_settings = kind(**own)
     report_all([*wrong, *wrong_in(run_settings)])
     return run_settings
+
+
+_BOTH = "give --remaining-ratio for one ticket or --remaining-ratios for a set, not both"
+
+
+def checked(kind: type[Settings], settings: Settings) -> Settings:
+    """Return settings that were made in Python as a command line would make them: whole numbers as floats, "~" as home.
+
+    Raises:
+        SettingsError: they are of another class, or a value is of the wrong type or out of range: all that is wrong in
+            one message.
+    """
+    if not isinstance(settings, kind):
+        raise SettingsError(f"settings are of {type(settings).__name__}: give {kind.__name__}(...)")
+    right: dict[str, Any] = {}
+    wrong = []
+    for f in dataclasses.fields(kind):
+        value = getattr(settings, f.name)
+        if isinstance(value, Path) and f.name in _PATHS:
+            value = str(value)
+        try:
+            right[f.name] = None if value is None and f.default is None else _typed(kind, f.name, value)
+        except ValueError as error:
+            wrong.append(f"{f.name} = {value!r} must be {error}")
+    found = kind(**{name: _at_home(name, value) for name, value in right.items()})
+    if isinstance(found, SearchSettings) and found.remaining_ratios is not None:
+        usual = [SearchSettings.remaining_ratio, *(values.get("remaining_ratio") for values in PRESETS.values())]
+        wrong += [] if found.remaining_ratio in usual else [_BOTH]
+    if isinstance(found, RunSettings):
+        wrong += wrong_in(found)
+    elif isinstance(found, MeasureSettings):
+        wrong += wrong_in_measure(found)
+    report_all(wrong)
+    return found
 
 
 _PATHS = ("dataset", "output", "ticket", "tickets", "folder", "results")
@@ -77,9 +111,12 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(f"command line: {message}")
 
 
-def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _command_line(
+    kind: type[Any], description: str, program: str | None, arguments: list[str]
+) -> tuple[dict[str, Any], list[str]]:
     """Return (settings that are given and right, what is wrong with the others)."""
     parser = _Parser(
+        prog=program,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -89,14 +126,17 @@ def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tu
     if issubclass(kind, RunSettings):
         parser.add_argument("--preset", choices=tuple(PRESETS), help="default: digits for digits, else cifar")
     fields = {f.name: f for f in dataclasses.fields(kind)}
+    groups: dict[str, Any] = {}
+    for title, names in GROUPS.items():
+        if not fields.keys().isdisjoint(names):
+            groups |= dict.fromkeys(names, parser.add_argument_group(title))
     for f in fields.values():
-        shown = "" if f.default is None else f" ({f.default})"
-        options: dict[str, Any] = {"help": f.metadata["help"] + shown, "dest": f.name}
+        options: dict[str, Any] = {"help": f.metadata["help"] + _default_of(kind, f), "dest": f.name}
         if _type_of(kind, f.name) is bool:
             options["action"] = "store_true"
         elif f.metadata["choices"]:
             options["metavar"] = "{" + ",".join(f.metadata["choices"]) + "}"
-        parser.add_argument(f"--{dashed(f.name)}", **options)
+        groups.get(f.name, parser).add_argument(f"--{dashed(f.name)}", **options)
     known, unknown = parser.parse_known_args(arguments)
     names = [option for action in parser._actions for option in action.option_strings]
     stray = [word for before, word in zip(["", *unknown], unknown, strict=False) if not _is_value(before, word)]
@@ -109,6 +149,17 @@ def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tu
             wrong.append(f"command line: argument --{dashed(name)}: {error}")
             del given[name]
     return given, wrong
+
+
+def _default_of(kind: type[Any], f: Any) -> str:
+    """Return what --help says of a setting's default, in brackets, and of those of presets."""
+    if f.default is None or f.default is False or f.default == "":
+        said = []
+    else:
+        said = [f"default: {f.default:g}" if isinstance(f.default, float) else f"default: {f.default}"]
+    if issubclass(kind, RunSettings):
+        said += [f"{name}: {values[f.name]}" for name, values in PRESETS.items() if f.name in values]
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _is_value(before: str, word: str) -> bool:
@@ -142,15 +193,22 @@ def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
         if name not in fields:
             wrong.append(f"{path}: {name!r} is not known. {nearest(name, fields)}")
             continue
-        wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
-        if wanted is float and type(value) is int and abs(value) < 2**53:
-            value = float(value)
-        if type(value) is not wanted or (choices and value not in choices):
-            expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
-            wrong.append(f"{path}: {name} = {value!r} must be {expected}")
-        else:
-            right[name] = value
+        try:
+            right[name] = _typed(kind, name, value)
+        except ValueError as error:
+            wrong.append(f"{path}: {name} = {value!r} must be {error}")
     return right, wrong
+
+
+def _typed(kind: type[Any], name: str, value: Any) -> Any:
+    """Return a value as what a setting must be; raise ValueError, which says what that is, if it is not."""
+    wanted = _type_of(kind, name)
+    choices = next(f.metadata["choices"] for f in dataclasses.fields(kind) if f.name == name)
+    if wanted is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    if type(value) is not wanted or (choices and value not in choices):
+        raise ValueError(f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}")
+    return value
 
 
 def _type_of(kind: type[Any], name: str) -> type:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from ..data.images import name_of
 from ..networks.architectures import TIMM_VERSION
 from ..version import __version__
-from .naming import repeatable
+from .naming import command
 from .run import Run
 
 EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
@@ -33,7 +32,12 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
     values = {**dataclasses.asdict(settings), "dataset": name}
     return {
         "recipe": run.recipe,
-        "command": repeatable(run.recipe, sys.argv[1:], run.accelerator.mixed_precision, run.accelerator.num_processes),
+        "command": command(
+            run.recipe,
+            (run.part_of or run).settings,  # a ticket of a set comes of the command that makes the set
+            run.accelerator.mixed_precision,
+            run.accelerator.num_processes,
+        ),
         "settings": {key: value for key, value in values.items() if key not in ("output", "resume")},
         "dataset": {
             "name": name,

@@ -1,20 +1,21 @@
 """Search a random network for robust scratch tickets (paper, section 3): nothing but the scores is learned.
 
-    python recipes/search.py                                                the digits, in minutes on two cores
-    python recipes/search.py --remaining-ratios 0.05,0.07,0.1,0.15,0.2,0.3  a set of tickets of one random network
-    accelerate launch recipes/search.py --model preact_resnet18 --dataset cifar10-folder --remaining-ratio 0.05
-    accelerate launch --mixed_precision bf16 recipes/search.py --preset imagenet --dataset org/name
-    python recipes/search.py --help                                         every setting
-
 The run's folder holds the ticket (``ticket/``), ``metrics.jsonl``, ``settings.json`` and ``checkpoint.pt``. A set's
 holds all of its tickets in ``ticket/``, and the other files once for each ticket, in ``r0.05/`` and so on.
 """
 
+import functools
+
+from .commands import leave, run_recipe
+
+if __name__ == "__main__":
+    leave("search")  # which imports this file under its own name, once the settings are right
+
 import dataclasses
-import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -33,10 +34,10 @@ from ..tickets.digests import digest
 from ..tickets.ticket import ticket_names
 from .chance import doubts
 from .folder import is_shorter, length_of, put_aside
+from .found import Found
 from .guard import letting_go
-from .launch import main_of
 from .loop import Learner, learn, measure
-from .parsing import parse
+from .parsing import checked
 from .provenance import provenance
 from .run import Run
 from .settings import SearchSettings, ratios_of
@@ -44,10 +45,19 @@ from .start import start
 
 
 @letting_go
-def main(arguments: list[str]) -> None:
-    """Search one ticket, or a set of them one after another, and say what was found."""
-    settings = parse(SearchSettings, arguments, __doc__ or "")
-    run = start("search", settings)
+def search(settings: SearchSettings) -> Found:
+    """Search one ticket, or a set of them one after another; say what was found, and return it.
+
+    Args:
+        settings: of the search. The defaults of the class are the paper's for CIFAR; ``preset`` has others.
+
+    Returns:
+        The run's folder, the folder of its tickets, and each ticket's provenance by its name; in every process.
+
+    Raises:
+        RstHubError: a kind of it. SettingsError for settings that are wrong, before anything is written.
+    """
+    run = start("search", checked(SearchSettings, settings))
     settings = cast(SearchSettings, run.settings)  # with what fits the images
     folder = run.output / "ticket"
     ratios = {f"r{ratio:g}": ratio for ratio in ratios_of(settings)}
@@ -56,38 +66,44 @@ def main(arguments: list[str]) -> None:
     if all(name in finished for name in ratios):
         raise SettingsError(f"{folder} is there already, so this search has ended: choose another --output")
     if settings.remaining_ratios is None:
-        search(run, settings, folder)
+        results = {name: search_ticket(run, settings, folder) for name in ratios}
         report(run, folder)
     else:
-        search_set(run, settings, ratios, finished)
+        results = search_set(run, settings, ratios, finished)
         report_set(run, folder)
     run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
+    return Found(run.output, folder, results)
 
 
-def ended(folder: Path, settings: SearchSettings) -> list[str]:
-    """Return the names of the tickets that are found already, none by a shorter search.
+def ended(folder: Path, settings: SearchSettings) -> dict[str, dict[str, Any]]:
+    """Return the provenance, by name, of the tickets that are found already, none by a shorter search.
 
     A ticket's file is written after config.json lists it: without the file it is not there yet.
     """
     if not folder.exists():
-        return []
+        return {}
     tickets = [one for one in read_config(folder)["rst"]["tickets"] if (folder / ticket_file(one["name"])).exists()]
-    return [one["name"] for one in tickets if not is_shorter(length_of(one["provenance"], settings), settings)]
+    found = {one["name"]: one["provenance"] for one in tickets}
+    return {name: said for name, said in found.items() if not is_shorter(length_of(said, settings), settings)}
 
 
-def search_set(run: Run, settings: SearchSettings, ratios: dict[str, float], finished: list[str]) -> None:
-    """Search the tickets that are not finished, each as if it were searched alone."""
+def search_set(
+    run: Run, settings: SearchSettings, ratios: dict[str, float], finished: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Search the tickets that are not finished, each as if it were searched alone; return the provenance of all."""
+    results = dict(finished)
     for number, (name, ratio) in enumerate(ratios.items(), 1):
         found = ": found already" if name in finished else ""
         run.say(f"ticket {number} of {len(ratios)}: {_percent(ratio)} of the weights{found}")
         if name not in finished:
             own = dataclasses.replace(settings, remaining_ratio=ratio, remaining_ratios=None)
-            search(run.part(name, own), own, run.output / "ticket")
+            results[name] = search_ticket(run.part(name, own), own, run.output / "ticket")
+    return {name: results[name] for name in ratios}
 
 
-def search(run: Run, settings: SearchSettings, folder: Path) -> None:
-    """Search, measure and save one ticket."""
+def search_ticket(run: Run, settings: SearchSettings, folder: Path) -> dict[str, Any]:
+    """Search, measure and save one ticket; return its provenance."""
     # A random network: the seed makes its weights, everything else is neutral and frozen.
     init = Init(settings.seed, settings.distribution)
     kwargs = {"num_classes": len(run.train.classes), **size_arguments(settings.model, run.image_size)}
@@ -120,6 +136,7 @@ def search(run: Run, settings: SearchSettings, folder: Path) -> None:
         put_shorter_aside(folder, settings)
         ticket.save(folder)
     run.accelerator.wait_for_everyone()
+    return ticket.provenance
 
 
 def check_ranks_agree(run: Run, ticket: Ticket) -> None:
@@ -209,5 +226,5 @@ def _dense_bytes(ticket: Ticket) -> int:
     return dense_bytes(state_layout(ticket.architecture, ticket.timm_kwargs))
 
 
-if __name__ == "__main__":
-    sys.exit(main_of(main))
+main = functools.partial(run_recipe, "search")
+"""Run the recipe by a command line, a list of words."""

@@ -6,15 +6,19 @@ are the same everywhere, with ``-`` for ``_`` on the command line.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from ..attacks.common import NORMS
-from ..attacks.names import NAMES
-from ..data.augment import AUGMENTATIONS
-from ..errors import SettingsError
-from ..masks.patterns import LAYER_RATIOS, PATTERNS, check_remaining_ratio
-from ..networks.weights import DISTRIBUTIONS
+from ..choices import (
+    AUGMENTATIONS,
+    DISTRIBUTIONS,
+    LAYER_RATIOS,
+    NAMES,
+    NORMS,
+    PATTERNS,
+    check_remaining_ratio,
+)
+from ..errors import SettingsError, nearest
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper, section 4.1 and appendix B: the defaults of RunSettings.
@@ -177,12 +181,50 @@ class PublishSettings:
     dry_run: bool = _setting(False, "check all, compare with the Hub, print, send nothing")
 
 
+_GROUPS = {
+    "data": "dataset dataset_name image_size image_column label_column skip_broken augment holdout samples "
+    "test_samples",
+    "network or ticket": "model ticket tickets name",
+    "ticket to search": "remaining_ratio remaining_ratios distribution layer_ratios pattern score_seed",
+    "attack": "attack attacks norm eps step_size steps paper_protocol flag_samples",
+    "optimisation": "epochs batch_size accumulation_steps optimizer lr schedule warmup_epochs momentum weight_decay "
+    "loss trades_beta ema climb",
+    "run": "output resume seed max_steps eval_batch_size compile",
+    "publishing": "folder results license dataset_id dataset_note base_model note repo private revision create_pr "
+    "message replace dry_run",
+}
+GROUPS = {title: names.split() for title, names in _GROUPS.items()}
+"""The settings as ``--help`` has them; each is in one group."""
+
+AnyRun = TypeVar("AnyRun", bound=RunSettings)
 Settings = TypeVar("Settings", bound=RunSettings | MeasureSettings | PublishSettings)
 
 
 def preset_for(dataset: Any) -> str:
     """Return the preset of a data set for which none is given."""
     return "digits" if dataset == "digits" else "cifar"
+
+
+def preset(kind: type[AnyRun], name: str, **given: Any) -> AnyRun:
+    """Return settings of a search or training that has a preset's values but for those that are given.
+
+    Args:
+        kind: SearchSettings or TrainSettings.
+        name: "cifar", "imagenet" or "digits": what ``--preset`` takes.
+        given: settings by their names.
+
+    Raises:
+        SettingsError: there is no such preset, or no setting of such a name.
+    """
+    if not isinstance(name, str) or name not in PRESETS:
+        raise SettingsError(f"preset {name!r} is not known. {nearest(str(name), PRESETS)}")
+    names = {f.name for f in fields(kind)}
+    for unknown in given.keys() - names:
+        raise SettingsError(f"{unknown!r} is no setting of {kind.__name__}. {nearest(unknown, names)}")
+    chosen = {key: value for key, value in PRESETS[name].items() if key in names}
+    if given.get("optimizer") == "adamw":
+        chosen["lr"] = ADAMW_RATE
+    return kind(**{**chosen, **given})
 
 
 def report_all(wrong: Sequence[str]) -> None:
@@ -278,6 +320,11 @@ def wrong_in_measure(settings: MeasureSettings) -> list[str]:
             wrong.append(f"--{dashed(name)} {value!r}: give a name, or several with commas between")
     if settings.dataset_name is not None and not settings.dataset_name.strip():
         wrong.append(f"--dataset-name {settings.dataset_name!r}: give a name")
+    if isinstance(settings, BenchmarkSettings | TransferSettings):
+        try:
+            budgets(settings)
+        except SettingsError as error:
+            wrong.append(str(error))
     return wrong
 
 

@@ -1,14 +1,17 @@
 """Train a dense network, naturally or adversarially: the baseline that a ticket is compared with.
 
-    python recipes/train.py --attack none                                   natural training on the digits
-    accelerate launch recipes/train.py --model preact_resnet18 --dataset cifar10-folder --attack pgd
-
 Data, attack, evaluation, checkpoints and command line are those of search.py. The run's folder holds the network
 (``model/``, which ``timm.create_model("local-dir:...", pretrained=True)`` loads) and ``results.json``.
 """
 
+import functools
+
+from .commands import leave, run_recipe
+
+if __name__ == "__main__":
+    leave("train")  # which imports this file under its own name, once the settings are right
+
 import json
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,20 +25,29 @@ from ..networks.dense import save_dense
 from ..networks.inputs import describe_input
 from .chance import doubts
 from .folder import is_shorter, length_of, put_aside
+from .found import Found
 from .guard import letting_go
-from .launch import main_of
 from .loop import Learner, learn, measure
-from .parsing import parse
+from .parsing import checked
 from .provenance import provenance
 from .settings import TrainSettings
 from .start import start
 
 
 @letting_go
-def main(arguments: list[str]) -> None:
-    """Train, measure and save one dense network."""
-    settings = parse(TrainSettings, arguments, __doc__ or "")
-    run = start("train", settings)
+def train(settings: TrainSettings) -> Found:
+    """Train, measure and save one dense network; say how good it is, and return it.
+
+    Args:
+        settings: of the training. The defaults of the class are the paper's for CIFAR; ``preset`` has others.
+
+    Returns:
+        The run's folder, the network's folder, and the provenance that results.json holds; in every process.
+
+    Raises:
+        RstHubError: a kind of it. SettingsError for settings that are wrong, before anything is written.
+    """
+    run = start("train", checked(TrainSettings, settings))
     settings, folder = cast(TrainSettings, run.settings), run.output / "model"
     trained = length_of(trained_before(folder), settings) if folder.exists() else None
     has_ended = trained is not None and not is_shorter(trained, settings)
@@ -71,6 +83,7 @@ It is in {run.output / "model"}."""
         run.say(doubt)
     run.accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     run.accelerator.end_training()
+    return Found(run.output, folder, origin)
 
 
 def trained_before(folder: Path) -> dict[str, Any]:
@@ -81,5 +94,5 @@ def trained_before(folder: Path) -> dict[str, Any]:
         return {}
 
 
-if __name__ == "__main__":
-    sys.exit(main_of(main))
+main = functools.partial(run_recipe, "train")
+"""Run the recipe by a command line, a list of words."""

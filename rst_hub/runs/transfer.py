@@ -1,19 +1,19 @@
 """Measure how attacks transfer between tickets (paper, sections 6.1 and E): a matrix as JSON and as a heat map.
 
-    python recipes/transfer.py --tickets FOLDER                             all tickets of a folder
-    accelerate launch recipes/transfer.py --tickets FOLDER,FOLDER,DENSE --attack pgd20 --eps 8
-    python recipes/transfer.py --tickets FOLDER --paper-protocol            and again as the paper's own code does it
-    python recipes/transfer.py --help                                       every setting
-
 Row i, column j is the accuracy of network j on the examples crafted on network i. The paper's code stops each sample as
 soon as it fools the network that it is crafted on, which makes it transfer worse; ``--paper-protocol`` measures that
 beside the full attack. The run's folder holds ``transfer.json``, ``transfer.png`` and a journal for ``--resume``.
 """
 
 import functools
+
+from .commands import leave, run_recipe
+
+if __name__ == "__main__":
+    leave("transfer")  # which imports this file under its own name, once the settings are right
+
 import io
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from ..evaluation.accuracy import percent
 from ..evaluation.transfer import transfer_outcomes
 from ..files import write_file, write_json
 from .folder import WHERE_DATA_LIE, check_output, has_data, make_folder, to_resume
+from .found import Found
 from .guard import claim, letting_go
-from .launch import main_of
 from .naming import command, hash_unless
-from .parsing import parse
+from .parsing import checked
 from .run import share
 from .settings import TransferSettings, budgets
 from .targets import (
@@ -57,9 +57,19 @@ TITLES = {"full": "full attack", "paper": "paper protocol"}
 
 
 @letting_go
-def main(arguments: list[str]) -> None:
-    """Load the networks, craft on each and test on all, write and draw."""
-    settings = parse(TransferSettings, arguments, __doc__ or "")
+def transfer(settings: TransferSettings) -> Found:
+    """Load the networks, craft on each and test on all; write, draw and return what is left.
+
+    Args:
+        settings: of the measurement; ``tickets`` are to be given.
+
+    Returns:
+        The run's folder, and what its transfer.json holds; in every process.
+
+    Raises:
+        RstHubError: a kind of it. SettingsError for settings that are wrong, before anything is written.
+    """
+    settings = checked(TransferSettings, settings)
     (eps,) = budgets(settings)
     check_matplotlib()
     accelerator = several_processes()
@@ -109,6 +119,7 @@ def main(arguments: list[str]) -> None:
         tqdm.write(f"wrote {output / 'transfer.json'} and {output / 'transfer.png'}")
     accelerator.wait_for_everyone()  # a process that leaves early can hang another one's leave-taking (torch 2.6)
     accelerator.end_training()
+    return Found(output, None, result)
 
 
 def crossed(
@@ -215,5 +226,5 @@ def default_output(settings: TransferSettings, eps: float, precision: str) -> st
     return str(to_resume(named, "transfer", settings, precision, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)) or named)
 
 
-if __name__ == "__main__":
-    sys.exit(main_of(main))
+main = functools.partial(run_recipe, "transfer")
+"""Run the recipe by a command line, a list of words."""

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from ..choices import FORMATS
 from ..errors import ArchitectureError, SettingsError
 from ..files import given_path, new_folder, write_json
 from ..networks.build import build_model
@@ -15,8 +16,6 @@ from ..networks.dense import dense_config, load_dense, save_dense
 from ..networks.inputs import set_input
 from ..networks.weight_standardisation import MaskedStdConv2d
 from .ticket import Ticket
-
-FORMATS = ("safetensors", "onnx")
 
 
 def export(ticket: Ticket, folder: str | Path, to: str) -> float:

@@ -1,5 +1,6 @@
 """A disk that is full: one line, nothing lost, and --resume goes on to the same result."""
 
+import importlib
 import json
 import logging
 import os
@@ -17,12 +18,13 @@ from rst_hub.errors import TicketError
 from rst_hub.evaluation.accuracy import BatchOutcome, _append, read_journal
 from rst_hub.files import append_line, new_folder, write_file, write_files
 from rst_hub.networks.dense import save_dense
-from rst_hub.runs import benchmark as benchmark
-from rst_hub.runs import search as search
 from rst_hub.runs import settings as settings
-from rst_hub.runs import train as train
-from rst_hub.runs import transfer as transfer
 from rst_hub.tickets.digests import digest
+
+benchmark = importlib.import_module("rst_hub.runs.benchmark")
+search = importlib.import_module("rst_hub.runs.search")
+train = importlib.import_module("rst_hub.runs.train")
+transfer = importlib.import_module("rst_hub.runs.transfer")
 
 TINY = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64", "--epochs", "2")
 

@@ -1,5 +1,6 @@
 """Processes that know of each other, and folders that belong to one run."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -10,11 +11,12 @@ from accelerate import Accelerator
 from conftest import ENVIRONMENT, ROOT, run_recipe
 
 from rst_hub.errors import RstHubError, SettingsError
-from rst_hub.runs import benchmark as benchmark
 from rst_hub.runs import guard as guard
-from rst_hub.runs import search as search
-from rst_hub.runs import train as train
-from rst_hub.runs import transfer as transfer
+
+benchmark = importlib.import_module("rst_hub.runs.benchmark")
+search = importlib.import_module("rst_hub.runs.search")
+train = importlib.import_module("rst_hub.runs.train")
+transfer = importlib.import_module("rst_hub.runs.transfer")
 
 FSDP = """
 compute_environment: LOCAL_MACHINE

@@ -1,4 +1,5 @@
 import functools
+import importlib
 import json
 
 import pytest
@@ -13,10 +14,11 @@ from rst_hub.attacks.common import ThreatModel
 from rst_hub.attacks.gradient import kl_pgd
 from rst_hub.runs import loop as loop
 from rst_hub.runs import objectives as lifts
-from rst_hub.runs import search as search
-from rst_hub.runs import train as train
 from rst_hub.runs.settings import SearchSettings
 from rst_hub.tickets.config import read_config
+
+search = importlib.import_module("rst_hub.runs.search")
+train = importlib.import_module("rst_hub.runs.train")
 
 LINF = ThreatModel("Linf", 8 / 255)
 ALL = ("--loss", "trades", "--trades-beta", "2", "--ema", "0.9", "--climb", "0.02", "--layer-ratios", "erk")

@@ -2,6 +2,7 @@
 
 import builtins
 import functools
+import importlib
 import json
 import logging
 import shutil
@@ -25,10 +26,11 @@ from rst_hub.evaluation.transfer import transfer_matrix, transfer_outcomes
 from rst_hub.networks.build import build_model
 from rst_hub.networks.dense import save_dense
 from rst_hub.networks.inputs import describe_input
-from rst_hub.runs import benchmark as benchmark
 from rst_hub.runs import targets as victims
-from rst_hub.runs import transfer as transfer
 from rst_hub.runs.settings import BenchmarkSettings
+
+benchmark = importlib.import_module("rst_hub.runs.benchmark")
+transfer = importlib.import_module("rst_hub.runs.transfer")
 
 EPS2 = rst_hub.ThreatModel("Linf", 2 / 255)
 
@@ -127,7 +129,7 @@ def test_a_benchmark_writes_what_the_library_measures(tickets, tmp_path, capsys)
     assert found["network"]["source"] == "one"
     assert found["dataset"].items() >= {"name": "digits", "split": "test", "samples": 120}.items()
     assert found["seed"] == 0
-    assert found["command"].startswith("recipes/benchmark.py --samples 120 --batch-size 50 --ticket")
+    assert found["command"].startswith("rst-hub benchmark --samples 120 --batch-size 50 --ticket")
     assert found["images"]["size"] == 32
     assert found["versions"]["torch"] == torch.__version__
 

@@ -1,5 +1,6 @@
 """A search on one's own images, as somebody does it who has not read the README."""
 
+import importlib
 import json
 import shutil
 
@@ -12,10 +13,11 @@ import rst_hub
 from rst_hub.errors import DataError, RstHubError, SettingsError
 from rst_hub.runs import naming as naming
 from rst_hub.runs import parsing as parsing
-from rst_hub.runs import search as search_recipe
 from rst_hub.runs import settings as settings
-from rst_hub.runs import train as train_recipe
 from rst_hub.tickets.digests import digest
+
+search_recipe = importlib.import_module("rst_hub.runs.search")
+train_recipe = importlib.import_module("rst_hub.runs.train")
 
 TINY = ("--model", "test_resnet", "--attack", "fgsm", "--schedule", "constant", "--remaining-ratio", "0.3")
 

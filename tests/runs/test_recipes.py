@@ -1,8 +1,10 @@
 import collections
 import dataclasses
 import functools
+import importlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,12 +28,13 @@ from rst_hub.runs import folder as folder_module
 from rst_hub.runs import loop as loop
 from rst_hub.runs import naming as naming
 from rst_hub.runs import parsing as parsing
-from rst_hub.runs import search as search_recipe
 from rst_hub.runs import settings as settings
 from rst_hub.runs import start as run_module
 from rst_hub.runs import start as start_module
 from rst_hub.tickets.digests import digest
 from rst_hub.tickets.ticket import ticket_names
+
+search_recipe = importlib.import_module("rst_hub.runs.search")
 
 SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
 
@@ -161,26 +164,54 @@ def test_unknown_and_wrong_settings_name_the_right_ones(tmp_path):
 
 def test_a_command_says_nothing_of_this_machine(tmp_path):
     (tmp_path / "cifar10").mkdir()
-    arguments = [
-        "--dataset",
-        str(tmp_path / "cifar10"),
-        "--compile",
-        "--output=/home/me/run",
-        "--lr",
-        "0.5",
-        "--resume",
-    ]
-    assert naming.repeatable("search", arguments) == "recipes/search.py --dataset cifar10 --compile --lr 0.5"
-    launched = naming.repeatable("search", ["--config=/home/me/a.toml", "--lr=-1"], "bf16", 2)
-    assert (
-        launched
-        == "accelerate launch --mixed_precision bf16 --num_processes 2 recipes/search.py --config a.toml --lr -1"
+    (tmp_path / "a.toml").write_text("lr = 0.5")
+    somewhere = ("--dataset", tmp_path / "cifar10", "--compile", "--output=/home/me/run", "--resume")
+    given = parse(*somewhere, "--config", tmp_path / "a.toml")
+    assert naming.command("search", given) == "rst-hub search --dataset cifar10 --lr 0.5 --compile"
+    launched = naming.command("search", given, "bf16", 2)
+    assert launched == (
+        "accelerate launch --mixed_precision bf16 --num_processes 2 -m rst_hub.runs.search --dataset cifar10 --lr 0.5 "
+        "--compile"
     )
     measured = settings.BenchmarkSettings(ticket="../x/ticket", dataset=f"{tmp_path}/cifar10", output="/a", resume=True)
-    assert naming.command("benchmark", measured) == "recipes/benchmark.py --dataset cifar10 --ticket ticket"
+    assert naming.command("benchmark", measured) == "rst-hub benchmark --dataset cifar10 --ticket ticket"
     several = settings.TransferSettings(tickets=f"model_cards/a,{tmp_path}/b,org/c,resnet18.a1_in1k")
-    expected = "recipes/transfer.py --tickets model_cards/a,b,org/c,resnet18.a1_in1k"
+    expected = "rst-hub transfer --tickets model_cards/a,b,org/c,resnet18.a1_in1k"
     assert naming.command("transfer", several) == expected
+    (tmp_path / "digits").mkdir()
+    own = parse("--dataset", tmp_path / "digits")  # a folder of that name is not the data set of that name
+    assert naming.command("search", own) == "rst-hub search --dataset ./digits"
+
+
+def test_a_command_is_the_settings_however_they_came_about(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
+    search, train = settings.SearchSettings, settings.TrainSettings
+    cases = {
+        "rst-hub search": parse(),
+        "rst-hub search --preset cifar": search(),
+        "rst-hub search --epochs 3": parse("--preset", "digits", "--epochs", "3"),
+        "rst-hub search --remaining-ratios 0.1,0.3": parse("--remaining-ratios", "0.1,0.3"),
+        "rst-hub search --preset imagenet --dataset a/b": parse("--preset", "imagenet", "--dataset", "a/b"),
+        "rst-hub search --preset imagenet --dataset a/b --compile": settings.preset(
+            search, "imagenet", dataset="a/b", compile=True
+        ),
+        "rst-hub search --dataset a/b --optimizer adamw": parse("--optimizer", "adamw", "--dataset", "a/b"),
+        "rst-hub search --dataset a/b --optimizer adamw --lr 0.1": search(dataset="a/b", optimizer="adamw"),
+        "rst-hub search --dataset=-x --image-size 8": search(dataset="-x", image_size=8),
+        "rst-hub search --dataset 'a b,c' --dataset-name ''": search(dataset="a b,c", dataset_name=""),
+        "rst-hub train --attack none": parse("--attack", "none", kind=train),
+        "rst-hub train --eps 1e-05": parse("--eps", "1e-5", kind=train),
+        "rst-hub benchmark --norm L2 --ticket x --eps 4,8": settings.BenchmarkSettings(
+            ticket="x", norm="L2", eps="4,8"
+        ),
+        "rst-hub transfer --tickets x --paper-protocol": settings.TransferSettings(tickets="x", paper_protocol=True),
+    }
+    for expected, given in cases.items():
+        _, recipe, *words = shlex.split(expected)
+        assert naming.command(recipe, given) == expected
+        if given.dataset_name != "":  # which is refused
+            assert parsing.parse(type(given), words, "") == given
+    assert len(cases) == 14
 
 
 def test_what_results_take_for_no_option_is_the_recipes_default():

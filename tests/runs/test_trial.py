@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import importlib
 import shutil
 
 import pytest
@@ -14,13 +15,14 @@ from rst_hub.data.images import load_images
 from rst_hub.errors import RstHubError
 from rst_hub.runs import loop as loop
 from rst_hub.runs import parsing as parsing
-from rst_hub.runs import search as search_recipe
 from rst_hub.runs import settings as settings
 from rst_hub.runs import start as start_module
-from rst_hub.runs import train as train_recipe
 from rst_hub.runs import trial as trial
 from rst_hub.runs.chance import doubts
 from rst_hub.tickets.digests import digest
+
+search_recipe = importlib.import_module("rst_hub.runs.search")
+train_recipe = importlib.import_module("rst_hub.runs.train")
 
 SMALL = ("--model", "test_resnet", "--holdout", "60", "--test-samples", "60", "--batch-size", "64")
 
