@@ -73,7 +73,8 @@ class Ticket:
     """A subnetwork of a random network: masks, the seed that makes the weights, and what the seed cannot make.
 
     ``masks`` are bool tensors by weight name, held packed; ``seeded`` says what the seed makes; ``state`` is the rest
-    of the state dict (batch-norm statistics and constants); ``weights_digest`` is that of :func:`weights_digest` for
+    of the state dict (batch-norm statistics and constants); all three are in the order of the network's layers, drawn
+    or loaded. ``weights_digest`` is that of :func:`weights_digest` for
     the masked weights and seeded tables; ``provenance`` is whatever JSON the search left about itself.
     """
 
@@ -135,7 +136,7 @@ class Ticket:
             remaining_ratio=popup.remaining_ratio,
             pattern=popup.pattern,
             masks=PackedMasks(popup.masks()),
-            seeded=dict(source.seeded),
+            seeded={key: source.seeded[key] for key in tensors if key in source.seeded},
             state={key: value for key, value in tensors.items() if key not in source.seeded},
             pretrained_cfg=carried_input(popup.model),
             weights_digest=weights_digest(tensors, source.seeded),
@@ -367,8 +368,10 @@ def _from_safetensors(
     if said != config_digest(config, entry):
         raise IntegrityError("config.json says something else of it than when it was drawn: fetch the folder anew")
     stored = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
-    codes = {key.removeprefix("mask."): value for key, value in tensors.items() if key.startswith("mask.")}
     compare_layouts(rst["architecture"], layout_of(seeded, stored, layout), layout, entry["provenance"])
+    # in the order of the layers, which a file has no room for; after the comparison, all names are the layout's
+    codes = {name: tensors[f"mask.{name}"] for name in layout if f"mask.{name}" in tensors}
+    stored, seeded = ({name: held[name] for name in layout if name in held} for held in (stored, seeded))
     return Ticket(
         name=entry["name"],
         architecture=rst["architecture"],

@@ -114,6 +114,30 @@ def test_the_file_is_what_the_module_says(ticket, folder):
     assert {f"mask.{name}" for name in seeded} == masks
 
 
+@pytest.mark.parametrize(("architecture", "kwargs"), [("test_resnet", {}), ("test_vit", {"img_size": 32})])
+def test_masks_state_and_seeded_are_in_the_order_of_the_layers(tmp_path, architecture, kwargs):
+    popup = make_popup(architecture, **kwargs)
+    drawn = Ticket.draw(popup)
+    loaded = Ticket.load(drawn.save(tmp_path / "ticket"))
+    order, compared = list(popup.model.state_dict()), 0
+    for one in (drawn, loaded, Ticket.load(loaded.save(tmp_path / "again"))):
+        for held in (one.masks, one.seeded, one.state):
+            assert list(held) == [name for name in order if name in held]
+            compared += len(held) > 2
+        assert list(one.masks) == list(popup.masks())
+        assert {*one.seeded, *one.state} == set(order)
+    assert compared == 9
+    assert (tmp_path / "ticket" / drawn.file).read_bytes() == (tmp_path / "again" / drawn.file).read_bytes()
+
+
+def test_a_golden_ticket_is_written_again_byte_by_byte(tmp_path):
+    for network, name in GOLDEN_DIGESTS:
+        ticket = Ticket.load(GOLDEN / network, name)
+        folder = ticket.save(tmp_path / network)
+        assert (folder / ticket.file).read_bytes() == (GOLDEN / network / ticket.file).read_bytes()
+    assert len(GOLDEN_DIGESTS) == 3
+
+
 def test_a_folder_holds_several_tickets_of_one_network(tmp_path):
     for ratio in (0.05, 0.1):
         Ticket.draw(make_popup(remaining_ratio=ratio)).save(tmp_path / "set")
