@@ -272,10 +272,43 @@ class Ticket:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, name: str | None = None) -> "Ticket":
-        """Read a ticket from its folder; ``name`` may be left out when it holds only one.
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | Path,
+        name: str | None = None,
+        *,
+        remaining_ratio: float | None = None,
+        **options: Any,
+    ) -> "Ticket":
+        """Read a ticket from a folder or from the Hub; its masks, seed and state, where :meth:`model` is the network.
+
+        Args:
+            repo_or_folder: as for :func:`rst_hub.from_pretrained`: a folder, ``org/name``, ``org/name@revision``.
+            name: of one ticket, when there are several.
+            remaining_ratio: of one ticket, instead of its name.
+            **options: revision, token, cache_dir, local_files_only and force_download of
+                :func:`rst_hub.from_pretrained`.
+
+        Raises:
+            HubError, IntegrityError, TicketError, ArchitectureError, SettingsError: as for
+                :func:`rst_hub.from_pretrained`.
+        """
+        # The one import against the order of the rooms (tests/test_layers.py): users look for this on the class, and
+        # whoever only reads folders never imports the Hub's client.
+        from ..hub.loading import load_ticket
+
+        return load_ticket(repo_or_folder, name, remaining_ratio=remaining_ratio, **options)
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str | None = None, *, remaining_ratio: float | None = None) -> "Ticket":
+        """Read a ticket from its folder; :meth:`from_pretrained` takes what is on the Hub too.
 
         Every byte is checked against config.json, and every shape against the architecture before it is allocated.
+
+        Args:
+            folder: as :meth:`save` writes it.
+            name: of one ticket; may be left out when the folder holds only one.
+            remaining_ratio: of one ticket, instead of its name.
 
         Raises:
             IntegrityError: a file is truncated or edited.
@@ -286,7 +319,7 @@ class Ticket:
         """
         folder = given_path(folder)
         config = read_config(folder)
-        entry = choose_entry(folder, config, name)
+        entry = choose_entry(folder, config, name, remaining_ratio)
         path = folder / entry["file"]
         try:
             layout = claimed_layout(config)
@@ -371,7 +404,8 @@ def _from_safetensors(
     compare_layouts(rst["architecture"], layout_of(seeded, stored, layout), layout, entry["provenance"])
     # in the order of the layers, which a file has no room for; after the comparison, all names are the layout's
     codes = {name: tensors[f"mask.{name}"] for name in layout if f"mask.{name}" in tensors}
-    stored, seeded = ({name: held[name] for name in layout if name in held} for held in (stored, seeded))
+    stored = {name: stored[name] for name in layout if name in stored}
+    seeded = {name: seeded[name] for name in layout if name in seeded}
     return Ticket(
         name=entry["name"],
         architecture=rst["architecture"],

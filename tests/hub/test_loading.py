@@ -206,6 +206,37 @@ def test_a_ticket_is_chosen_by_its_remaining_ratio(repo):
         rst_hub.from_pretrained("org/rst-test", remaining_ratio=0.2)
     with pytest.raises(TicketError, match=r"no ticket 'r0\.1'"):
         rst_hub.from_pretrained("org/rst-test", ticket="r0.1", remaining_ratio=0.05)
+    with pytest.raises(TicketError, match=r"'r0\.1' of remaining ratio 0\.05, its own is 0\.1: give its name"):
+        rst_hub.Ticket.load(folder, "r0.1", remaining_ratio=0.05)
+    assert rst_hub.Ticket.load(folder, "r0.1", remaining_ratio=0.1).name == "r0.1"
+    assert rst_hub.Ticket.load(folder, remaining_ratio=0.05).name == "r0.05"
+    with pytest.raises(TicketError, match=r"no ticket of remaining ratio 0\.2\. Known: \[0\.05, 0\.1\]"):
+        rst_hub.Ticket.load(folder, remaining_ratio=0.2)
+
+
+def test_a_ticket_comes_from_a_folder_or_the_hub_by_its_own_class(repo, cache):
+    folder, first, _ = repo
+    expected = rst_hub.Ticket.load(folder, "r0.1")
+    loaded = [
+        rst_hub.Ticket.from_pretrained(folder, "r0.1"),
+        rst_hub.Ticket.from_pretrained(str(folder), remaining_ratio=0.1),
+        rst_hub.Ticket.from_pretrained("org/rst-test", "r0.1"),
+        rst_hub.Ticket.from_pretrained("hf://org/rst-test", remaining_ratio=0.1),
+        rst_hub.Ticket.from_pretrained("org/rst-test", name="r0.1", local_files_only=True),
+    ]
+    for ticket in loaded:
+        assert type(ticket) is rst_hub.Ticket
+        assert (ticket.name, ticket.weights_digest) == ("r0.1", expected.weights_digest)
+        assert list(ticket.masks) == list(expected.masks)
+        assert all(torch.equal(mask, expected.masks[name]) for name, mask in ticket.masks.items())
+    assert len(loaded) == 5
+    assert rst_hub.Ticket.from_pretrained("org/rst-test", revision=first).name == "r0.05"  # there it is the only one
+    with pytest.raises(TicketError, match=r"holds 2 tickets: choose one of r0\.05, r0\.1"):
+        rst_hub.Ticket.from_pretrained("org/rst-test")
+    with pytest.raises(HubError, match="org/absent"):
+        rst_hub.Ticket.from_pretrained("org/absent")
+    with pytest.raises(SettingsError, match="two revisions"):
+        rst_hub.Ticket.from_pretrained(f"org/rst-test@{first}", revision="main")
 
 
 def test_an_r2s_of_a_repository_has_its_tickets_of_one_commit(repo):
