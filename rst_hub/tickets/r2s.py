@@ -109,6 +109,10 @@ class R2S(nn.Module):
         self.num_features: Any = self.members[0].num_features
         self.eval()
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:6]) + (f" and {len(self.names) - 6} more" if len(self.names) > 6 else "")
+        return f"R2S({type(self.members[0]).__name__}, names={shown}, per={self.per!r})"
+
     def _check_kin(self, name: str, own: dict[str, Any], shared: dict[str, Any]) -> None:
         for what in _SHARED:
             if own[what] != shared[what]:

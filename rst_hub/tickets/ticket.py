@@ -85,11 +85,11 @@ class Ticket:
     remaining_ratio: float
     pattern: str
     masks: PackedMasks
-    seeded: dict[str, SeededTensor]
-    state: dict[str, torch.Tensor]
-    pretrained_cfg: dict[str, Any]
-    weights_digest: str
-    provenance: dict[str, Any] = field(default_factory=dict)
+    seeded: dict[str, SeededTensor] = field(repr=False)
+    state: dict[str, torch.Tensor] = field(repr=False)
+    pretrained_cfg: dict[str, Any] = field(repr=False)
+    weights_digest: str = field(repr=False)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     layer_ratios: str = "uniform"
 
     def __post_init__(self) -> None:
