@@ -80,6 +80,11 @@ class TicketPool:
         """Bytes of the shared weights; masks and batch-norm statistics are each model's own."""
         return sum(tensor.bits.nbytes for tensor in self._tensors.values())
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the shared weights are; None while there are none."""
+        return next((tensor.bits.device for tensor in self._tensors.values()), None)
+
     def _kin(self, ticket: Ticket) -> tuple[str, dict[str, Any]]:
         """Return what the pool's tickets share, with the name of the first; raise SettingsError for a stranger."""
         init = ticket.init
