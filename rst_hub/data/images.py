@@ -49,6 +49,10 @@ class Images:
         """Return the number of images."""
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        held = "x".join(map(str, self.rows.shape[1:])) if isinstance(self.rows, torch.Tensor) else "decoded when asked"
+        return f"Images({len(self):,} of {len(self.classes)} classes, split={self.split!r}, {held})"
+
     def subset(self, indices: torch.Tensor) -> "Images":
         """Return the images at these positions, in this order."""
         rows = self.rows[indices] if isinstance(self.rows, torch.Tensor) else self.rows.subset(indices)

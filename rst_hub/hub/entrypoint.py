@@ -11,9 +11,8 @@ from timm.models import PretrainedCfg, _registry, register_model
 from torch import nn
 
 from ..errors import ArchitectureError, SettingsError, printable
-from ..float32 import in_float32
-from ..networks.architectures import check_architecture
 from ..networks.build import build_features, create_model
+from ..networks.classifier import give_classes
 from ..networks.inputs import carried_input, channel_values, checked_names, describe_as, features_input, set_input
 from ..networks.weights import Init
 from ..tickets.ticket import Ticket
@@ -81,8 +80,8 @@ def rst(
     given = {**kwargs, "base": base, "seed": seed, "distribution": distribution}
     _check_given(drawn, given, pretrained_model_args or {}, source)
     model = drawn.features(out_indices) if features_only else drawn.model()
-    if not features_only and classes not in (None, model.num_classes):
-        _replace_classifier(model, drawn.architecture, classes)
+    if not features_only:
+        give_classes(model, drawn.architecture, classes)
     _overlay(model, overlay)
     return model
 
@@ -135,16 +134,6 @@ def _check_given(
 
 def _differing(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None and own.get(key) != _plain(key, value)}
-
-
-def _replace_classifier(model: Any, architecture: str, classes: int) -> None:
-    check_architecture(architecture, {"num_classes": classes})
-    if not hasattr(model, "reset_classifier"):
-        raise ArchitectureError(f"{architecture} has no classifier, so num_classes={classes} cannot be given")
-    with in_float32():
-        model.reset_classifier(classes)
-    input_of = {key: value for key, value in model.pretrained_cfg.items() if key != "label_names"}
-    set_input(model, {**input_of, "num_classes": classes})
 
 
 def _overlay(model: nn.Module, overlay: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import nn
 
-from ..errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError
+from ..errors import ArchitectureError, HubError, IntegrityError, SettingsError, TicketError, printable
 from ..files import check_fetched, reading
+from ..networks.classifier import give_classes
 from ..networks.pixels import PixelModel
 from ..tickets.config import MAX_CONFIG_BYTES, choose_entry, read_config
 from ..tickets.format import claimed_layout, largest_file
@@ -22,6 +23,7 @@ from ..tickets.r2s import R2S, shares_of
 from ..tickets.ticket import Ticket
 from .download import fetch, file_contents, files_of, is_as_sent, is_damaged
 from .listing import hub_api
+from .placement import checked_device, place
 from .source import Source, source_of
 
 _Found = TypeVar("_Found")
@@ -34,6 +36,9 @@ def from_pretrained(
     remaining_ratio: float | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
+    num_classes: int | None = None,
+    device: str | int | torch.device | None = None,
+    dtype: torch.dtype | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
@@ -51,6 +56,12 @@ def from_pretrained(
         remaining_ratio: of one ticket, instead of its name.
         features_only: return timm's ``features_only`` form instead, which maps images to a list of feature maps.
         out_indices: which of its feature levels to return, or how many of the last ones; timm's own choice when None.
+        num_classes: another number than the ticket's gives a new classifier behind its features, to be trained, as
+            ``timm.create_model`` does; 0 leaves the pooled features. The ticket's own classifier when None.
+        device: where the model goes, such as "cuda"; the CPU when None. The ticket is compared with its digests before,
+            on the CPU and in float32.
+        dtype: torch.float16, torch.bfloat16 or torch.float64, in which its parameters and statistics are rounded or
+            held then; float32 when None.
         revision: a branch, tag or commit of the repository; its main branch when None.
         token: for the Hub; the one that is logged in when None.
         cache_dir: the Hub's cache; its usual place when None.
@@ -62,10 +73,15 @@ def from_pretrained(
         IntegrityError: a file is not what was saved; of the Hub, also after a fresh download.
         TicketError: the folder is not there, has no such ticket, or what it says of itself is false.
         ArchitectureError: the installed timm does not know the architecture, or has no features of it.
-        SettingsError: two revisions are given, or out_indices without features_only.
+            Or it takes no such num_classes.
+        SettingsError: two revisions are given, out_indices without features_only or num_classes with it; or the device
+            is not here, or the dtype cannot hold the model.
     """
     if out_indices is not None and not features_only:
         raise SettingsError(f"out_indices={out_indices!r} goes with features_only=True")
+    if num_classes is not None and features_only:
+        raise SettingsError(f"num_classes={num_classes!r}: a features_only model has no classifier, so leave it out")
+    there = checked_device(device, dtype)
     drawn = load_ticket(
         repo_or_folder,
         ticket,
@@ -76,7 +92,9 @@ def from_pretrained(
         local_files_only=local_files_only,
         force_download=force_download,
     )
-    return drawn.features(out_indices) if features_only else drawn.model()
+    model = drawn.features(out_indices) if features_only else drawn.model()
+    give_classes(model, drawn.architecture, num_classes)
+    return place(model, there, dtype)
 
 
 def r2s_from_pretrained(
@@ -88,6 +106,8 @@ def r2s_from_pretrained(
     per: Literal["sample", "batch"] = "sample",
     materialised: bool = False,
     pool: TicketPool | None = None,
+    device: str | int | torch.device | None = None,
+    dtype: torch.dtype | None = None,
     **options: Any,
 ) -> R2S:
     """Return several tickets of a folder or repository as an :class:`R2S`, which draws one for each sample.
@@ -102,20 +122,30 @@ def r2s_from_pretrained(
         per: "sample" or "batch".
         materialised: hold every member whole.
         pool: the random weights to share with other tasks.
+        device: as for :func:`from_pretrained`; where the pool is when None.
+        dtype: as for :func:`from_pretrained`. Shared weights are rounded when they are read.
         **options: revision, token, cache_dir, local_files_only and force_download of :func:`from_pretrained`.
 
     Raises:
         HubError, TicketError, ArchitectureError, SettingsError: as for :func:`from_pretrained` and :class:`R2S`.
+            SettingsError also where the pool is on another device already.
     """
-    names = _names(tickets)
+    names, there = _names(tickets), checked_device(device, dtype)
+    shared = None if pool is None else pool.device
+    if there is not None and shared not in (None, there):
+        raise SettingsError(
+            f"device={printable(repr(device))}, but the pool's weights are on {shared}, where other models read them: "
+            "move all of those, or leave out device"
+        )
 
     def load(folder: Path, config: dict[str, Any], source: Source) -> R2S:
         entries = _entries(source, config, names)
         shares_of(probabilities, len(entries))  # before anything is downloaded
         found = (_load(folder, config, entry, source) for entry in entries)
-        return R2S(
+        r2s = R2S(
             found, generator=generator, probabilities=probabilities, per=per, materialised=materialised, pool=pool
         )
+        return place(r2s, there, dtype)
 
     return _with_config(source_of(repo_or_folder, **options), load)
 

@@ -84,6 +84,14 @@ class EdgePopup:
             self.scores[w.name] = nn.Parameter(_like(w.parameter, scores))
         self.apply()
 
+    def __repr__(self) -> str:
+        size = sum(scores.numel() for scores in self.scores.values())
+        return (
+            f"EdgePopup({type(self.model).__name__}, {self.init}, remaining_ratio={self.remaining_ratio:g}, "
+            f"pattern={self.pattern!r}, score_seed={self.score_seed}, layer_ratios={self.layer_ratios!r}: keeps "
+            f"{sum(self.kept.values()):,} of {size:,} weights in {len(self.scores)} layers)"
+        )
+
     def masks(self) -> dict[str, torch.Tensor]:
         """Return the bool mask of every maskable weight: its ``kept`` largest scores by size, layer by layer."""
         return {name: self._mask(name) for name in self.scores}

@@ -95,6 +95,10 @@ class PackedMasks(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._held)
 
+    def __repr__(self) -> str:
+        weights = sum(math.prod(shape) for _, shape in self._held.values())
+        return f"PackedMasks({len(self)} masks of {weights:,} weights)"
+
 
 def kept_in(data: bytes, size: int) -> int:
     """Return how many of ``size`` bits a code claims to set, from its header alone.

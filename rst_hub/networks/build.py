@@ -46,7 +46,7 @@ class Source:
     architecture: str
     timm_kwargs: dict[str, Any]
     init: Init
-    seeded: dict[str, SeededTensor]
+    seeded: dict[str, SeededTensor] = field(repr=False)
     neutral: dict[str, torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
 

@@ -63,6 +63,9 @@ class PixelModel(nn.Module):
         if "model" in self.__dict__.get("_modules", {}):
             self.model.training = mode
 
+    def __repr__(self) -> str:
+        return f"PixelModel({type(self.model).__name__}, mean={self.mean.flatten()}, std={self.std.flatten()})"
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map float pixels (N, C, H, W) in [0, 1] to the model's logits.
 

@@ -141,9 +141,15 @@ def choose_entry(
     entries = config["rst"]["tickets"]
     if remaining_ratio is not None:
         ratios = sorted({entry["remaining_ratio"] for entry in entries})
+        of_name = [entry["remaining_ratio"] for entry in entries if entry["name"] == name]
         entries = [entry for entry in entries if entry["remaining_ratio"] == remaining_ratio]
         if not entries:
             raise TicketError(f"{folder} holds no ticket of remaining ratio {remaining_ratio!r}. Known: {ratios[:50]}")
+        if of_name and remaining_ratio not in of_name:
+            raise TicketError(
+                f"{folder} holds no ticket {name!r} of remaining ratio {remaining_ratio!r}, its own is {of_name[0]!r}: "
+                "give its name or a ratio, not both"
+            )
     names = [entry["name"] for entry in entries]
     if name is None and len(entries) == 1:
         return entries[0]

@@ -69,10 +69,21 @@ class TicketPool:
         devices = {tensor.bits.device for tensor in self._tensors.values()}
         return model.eval().to(next(iter(devices - {torch.device("cpu")}), "cpu"))  # where the pool was moved to
 
+    def __repr__(self) -> str:
+        if self._first is None:
+            return "TicketPool(no tickets yet)"
+        shared, size = self._first[1], f"{len(self._tensors)} shared tensors of {self.nbytes:,} bytes"
+        return f"TicketPool({shared['architecture']}, seed {shared['seed']}, {shared['distribution']}: {size})"
+
     @property
     def nbytes(self) -> int:
         """Bytes of the shared weights; masks and batch-norm statistics are each model's own."""
         return sum(tensor.bits.nbytes for tensor in self._tensors.values())
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the shared weights are; None while there are none."""
+        return next((tensor.bits.device for tensor in self._tensors.values()), None)
 
     def _kin(self, ticket: Ticket) -> tuple[str, dict[str, Any]]:
         """Return what the pool's tickets share, with the name of the first; raise SettingsError for a stranger."""

@@ -1,6 +1,7 @@
 """R2S: several tickets of one random network, each input answered by a random one (paper, section 6.2)."""
 
 import inspect
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from ..attacks.randomised import tell_of_draws
-from ..errors import SettingsError
+from ..errors import SettingsError, nearest, printable
 from .pool import TicketPool
 from .ticket import Ticket
 
@@ -36,6 +37,8 @@ class R2S(nn.Module):
     The members share one set of random weights in memory (:class:`TicketPool`); each has a packed mask and its own
     batch-norm statistics. Judge an R2S by an attacker who knows them: ``list(r2s.members)`` averages losses over the
     members (EOT), ``r2s.expected`` is their exact mean. One who crafts on ``r2s`` itself or on one member flatters it.
+
+    ``r2s(x, members=["r0.05", "r0.1", ...])`` draws nothing and lets the caller say who answers each row.
 
     It stays in eval mode: ``train()`` changes nothing, because batch norm would mix the few samples that a member is
     drawn for, and move the ticket's statistics. ``torch.compile`` compiles the members and leaves the draw alone.
@@ -109,6 +112,10 @@ class R2S(nn.Module):
         self.num_features: Any = self.members[0].num_features
         self.eval()
 
+    def __repr__(self) -> str:
+        shown = ", ".join(self.names[:6]) + (f" and {len(self.names) - 6} more" if len(self.names) > 6 else "")
+        return f"R2S({type(self.members[0]).__name__}, names={shown}, per={self.per!r})"
+
     def _check_kin(self, name: str, own: dict[str, Any], shared: dict[str, Any]) -> None:
         for what in _SHARED:
             if own[what] != shared[what]:
@@ -121,28 +128,66 @@ class R2S(nn.Module):
         """Stay in eval mode, whatever ``mode`` is; a member of its own can be trained if it is materialised."""
         return super().train(False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, classes) of inputs (N, C, H, W), each by a member drawn for it, or one for all.
+    def forward(self, x: torch.Tensor, members: Sequence[int | str] | torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits (N, classes) of inputs (N, C, H, W), each by a member drawn or chosen for it, or one for all.
+
+        Args:
+            x: the inputs.
+            members: who answers each of them, N names or positions from 0, mixed or an integer tensor (N,); nothing is
+                drawn then, whatever ``per`` is. Whoever can see or foretell them attacks these members alone.
 
         Raises:
-            SettingsError: the forward is being traced or exported, which would draw once and for all.
+            SettingsError: the members are not one a row, or of other names or positions; or the forward is being traced
+                or exported, which would draw once and for all.
         """
         if torch.jit.is_tracing() or _is_exporting():
             raise SettingsError(
                 "an R2S cannot be traced or exported, because its draw would be the same in every run: trace or export "
                 "the members one by one, made with materialised=True"
             )
-        return self._switched(x)
+        return self._switched(x, members)
 
     @_uncompiled(recursive=False)  # the members' forward is compiled, once for all: nothing there says which one it is
-    def _switched(self, x: torch.Tensor) -> torch.Tensor:
-        if self.per == "batch" or len(x) < 2:
+    def _switched(self, x: torch.Tensor, members: Sequence[int | str] | torch.Tensor | None) -> torch.Tensor:
+        if members is not None:
+            drawn = self._chosen(members, len(x))
+        elif self.per == "batch" or len(x) < 2:
             return self.members[int(self.draw(1))](x)
-        drawn = self.draw(len(x))
+        else:
+            drawn = self.draw(len(x))
+        if not len(x):
+            return self.members[0](x)
         places = [(j, torch.nonzero(drawn == j)[:, 0].to(x.device)) for j in drawn.unique().tolist()]
         answers = torch.cat([self.members[j](x[place]) for j, place in places])
         order = torch.cat([place for _, place in places])
         return answers[order.argsort()]
+
+    @_uncompiled()
+    def _chosen(self, members: Sequence[int | str] | torch.Tensor, count: int) -> torch.Tensor:
+        """Return the positions of the members chosen for ``count`` rows, int64 (count,) on the CPU."""
+        given: Any = members.tolist() if isinstance(members, torch.Tensor | np.ndarray) else members
+        if given is members and (isinstance(members, str) or not isinstance(members, Sequence)):
+            raise SettingsError(f"members={printable(repr(members))}: give a list of one name or position a row")
+        given = list(given) if isinstance(given, Sequence) else given
+        if not isinstance(given, list) or len(given) != count:
+            said = len(given) if isinstance(given, list) else "one"
+            raise SettingsError(f"members are {said} for a batch of {count}: give one name or position a row")
+        return torch.tensor([self._position(one) for one in given], dtype=torch.int64, device="cpu")
+
+    def _position(self, member: Any) -> int:
+        if isinstance(member, str):
+            if member not in self.names:
+                raise SettingsError(f"among members is {printable(repr(member))}. {nearest(member, self.names)}")
+            return self.names.index(member)
+        try:
+            position = -1 if isinstance(member, bool | np.bool_) else operator.index(member)
+        except TypeError:
+            position = -1
+        if not 0 <= position < len(self.names):
+            raise SettingsError(
+                f"among members is {printable(repr(member))}: give names, or positions from 0 to {len(self.names) - 1}"
+            )
+        return position
 
     @_uncompiled()
     def draw(self, count: int) -> torch.Tensor:

@@ -73,7 +73,8 @@ class Ticket:
     """A subnetwork of a random network: masks, the seed that makes the weights, and what the seed cannot make.
 
     ``masks`` are bool tensors by weight name, held packed; ``seeded`` says what the seed makes; ``state`` is the rest
-    of the state dict (batch-norm statistics and constants); ``weights_digest`` is that of :func:`weights_digest` for
+    of the state dict (batch-norm statistics and constants); all three are in the order of the network's layers, drawn
+    or loaded. ``weights_digest`` is that of :func:`weights_digest` for
     the masked weights and seeded tables; ``provenance`` is whatever JSON the search left about itself.
     """
 
@@ -84,11 +85,11 @@ class Ticket:
     remaining_ratio: float
     pattern: str
     masks: PackedMasks
-    seeded: dict[str, SeededTensor]
-    state: dict[str, torch.Tensor]
-    pretrained_cfg: dict[str, Any]
-    weights_digest: str
-    provenance: dict[str, Any] = field(default_factory=dict)
+    seeded: dict[str, SeededTensor] = field(repr=False)
+    state: dict[str, torch.Tensor] = field(repr=False)
+    pretrained_cfg: dict[str, Any] = field(repr=False)
+    weights_digest: str = field(repr=False)
+    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     layer_ratios: str = "uniform"
 
     def __post_init__(self) -> None:
@@ -135,7 +136,7 @@ class Ticket:
             remaining_ratio=popup.remaining_ratio,
             pattern=popup.pattern,
             masks=PackedMasks(popup.masks()),
-            seeded=dict(source.seeded),
+            seeded={key: source.seeded[key] for key in tensors if key in source.seeded},
             state={key: value for key, value in tensors.items() if key not in source.seeded},
             pretrained_cfg=carried_input(popup.model),
             weights_digest=weights_digest(tensors, source.seeded),
@@ -271,10 +272,43 @@ class Ticket:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, name: str | None = None) -> "Ticket":
-        """Read a ticket from its folder; ``name`` may be left out when it holds only one.
+    def from_pretrained(
+        cls,
+        repo_or_folder: str | Path,
+        name: str | None = None,
+        *,
+        remaining_ratio: float | None = None,
+        **options: Any,
+    ) -> "Ticket":
+        """Read a ticket from a folder or from the Hub; its masks, seed and state, where :meth:`model` is the network.
+
+        Args:
+            repo_or_folder: as for :func:`rst_hub.from_pretrained`: a folder, ``org/name``, ``org/name@revision``.
+            name: of one ticket, when there are several.
+            remaining_ratio: of one ticket, instead of its name.
+            **options: revision, token, cache_dir, local_files_only and force_download of
+                :func:`rst_hub.from_pretrained`.
+
+        Raises:
+            HubError, IntegrityError, TicketError, ArchitectureError, SettingsError: as for
+                :func:`rst_hub.from_pretrained`.
+        """
+        # The one import against the order of the rooms (tests/test_layers.py): users look for this on the class, and
+        # whoever only reads folders never imports the Hub's client.
+        from ..hub.loading import load_ticket
+
+        return load_ticket(repo_or_folder, name, remaining_ratio=remaining_ratio, **options)
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str | None = None, *, remaining_ratio: float | None = None) -> "Ticket":
+        """Read a ticket from its folder; :meth:`from_pretrained` takes what is on the Hub too.
 
         Every byte is checked against config.json, and every shape against the architecture before it is allocated.
+
+        Args:
+            folder: as :meth:`save` writes it.
+            name: of one ticket; may be left out when the folder holds only one.
+            remaining_ratio: of one ticket, instead of its name.
 
         Raises:
             IntegrityError: a file is truncated or edited.
@@ -285,7 +319,7 @@ class Ticket:
         """
         folder = given_path(folder)
         config = read_config(folder)
-        entry = choose_entry(folder, config, name)
+        entry = choose_entry(folder, config, name, remaining_ratio)
         path = folder / entry["file"]
         try:
             layout = claimed_layout(config)
@@ -367,8 +401,11 @@ def _from_safetensors(
     if said != config_digest(config, entry):
         raise IntegrityError("config.json says something else of it than when it was drawn: fetch the folder anew")
     stored = {key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")}
-    codes = {key.removeprefix("mask."): value for key, value in tensors.items() if key.startswith("mask.")}
     compare_layouts(rst["architecture"], layout_of(seeded, stored, layout), layout, entry["provenance"])
+    # in the order of the layers, which a file has no room for; after the comparison, all names are the layout's
+    codes = {name: tensors[f"mask.{name}"] for name in layout if f"mask.{name}" in tensors}
+    stored = {name: stored[name] for name in layout if name in stored}
+    seeded = {name: seeded[name] for name in layout if name in seeded}
     return Ticket(
         name=entry["name"],
         architecture=rst["architecture"],

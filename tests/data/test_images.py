@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -47,6 +48,14 @@ def test_digits_are_the_default_and_split_for_good():
     assert len(both.unique(dim=0)) > 1780  # a digit that is in both halves is one that the data set holds twice
     assert test.labels[:12].tolist() == load_images("digits", "test", image_size=8).labels[:12].tolist()
     assert load_images("digits", "test", image_size=8).rows.shape == (500, 3, 8, 8)
+
+
+def test_a_repr_is_a_line(tmp_path, image_folder):
+    assert repr(load_images("digits", "train")) == "Images(1,297 of 10 classes, split='train', 3x32x32)"
+    images = load_images(str(image_folder), "test", skip_broken=True)
+    assert repr(images) == "Images(12 of 3 classes, split='test', 3x12x12)"
+    encoded = dataclasses.replace(images, rows=images.encoded)
+    assert repr(encoded) == "Images(12 of 3 classes, split='test', decoded when asked)"
 
 
 def test_an_image_folder_is_read(image_folder):

@@ -64,6 +64,125 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
         rst_hub.from_pretrained(tmp_path / "absent")
 
 
+def test_a_model_is_placed_after_it_was_compared_on_the_cpu(folder, ticket):
+    exact, x, cast = ticket.state_dict(), torch.rand(2, 3, 32, 32), 0
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        for device in (None, "cpu", torch.device("cpu")):
+            model = rst_hub.from_pretrained(folder, dtype=dtype, device=device)
+            expected = {key: v.to(dtype) if v.is_floating_point() else v for key, v in exact.items()}
+            assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+            assert {value.dtype for value in model.parameters()} == {dtype}
+            cast += 1
+        assert model(x.to(dtype)).dtype == dtype
+        pixels = rst_hub.robustbench_model(folder, dtype=dtype)
+        assert pixels(x).shape == (2, 10)
+    assert cast == 12
+    features = rst_hub.from_pretrained(folder, features_only=True, dtype=torch.bfloat16)
+    assert {maps.dtype for maps in features(x.bfloat16())} == {torch.bfloat16}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_goes_to_a_gpu(folder):
+    x, there = torch.rand(2, 3, 32, 32), torch.device("cuda", torch.cuda.current_device())
+    expected = rst_hub.from_pretrained(folder)(x)
+    for device in ("cuda", 0, torch.device("cuda")):
+        model = rst_hub.from_pretrained(folder, device=device)
+        assert {value.device for value in model.state_dict().values()} == {there}
+        assert torch.allclose(model(x.cuda()).cpu(), expected, atol=1e-2)
+    new = rst_hub.from_pretrained(folder, num_classes=3, device="cuda", dtype=torch.bfloat16)
+    assert new(x.cuda().bfloat16()).shape == (2, 3)
+    for materialised in (False, True):
+        r2s = rst_hub.r2s_from_pretrained(folder, device="cuda", dtype=torch.float16, materialised=materialised)
+        assert r2s(x.cuda().half()).dtype == torch.float16
+    pool = rst_hub.TicketPool()
+    on_cpu = rst_hub.r2s_from_pretrained(folder, pool=pool)
+    with pytest.raises(SettingsError, match="the pool's weights are on cpu"):
+        rst_hub.r2s_from_pretrained(folder, pool=pool, device="cuda")
+    assert torch.allclose(on_cpu(x), expected, atol=1e-4)
+    on_cpu.to("cuda")
+    assert pool.device == there
+    assert rst_hub.r2s_from_pretrained(folder, pool=pool, device="cuda")(x.cuda()).device == there
+
+
+def test_an_r2s_is_placed_too(folder, ticket):
+    x = torch.rand(2, 3, 32, 32)
+    whole = ticket.model().bfloat16()(x.bfloat16())
+    for materialised in (False, True):
+        r2s = rst_hub.r2s_from_pretrained(folder, dtype=torch.bfloat16, device="cpu", materialised=materialised)
+        assert torch.equal(r2s(x.bfloat16()), whole)
+    pool = rst_hub.TicketPool()
+    assert pool.device is None
+    rst_hub.r2s_from_pretrained(folder, pool=pool, device="cpu", dtype=torch.float16)
+    assert pool.device == torch.device("cpu")
+    exact = rst_hub.r2s_from_pretrained(folder, pool=pool)  # another model of the pool keeps its own precision
+    assert torch.equal(exact(x), ticket.model()(x))
+
+
+def test_a_device_or_dtype_that_will_not_do_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    refused = 0
+    for load in (rst_hub.from_pretrained, rst_hub.r2s_from_pretrained, rst_hub.robustbench_model):
+        for arguments, message in (
+            ({"device": "gpu"}, "device='gpu' cannot be used here"),
+            ({"device": "cuda:99"}, "device='cuda:99' cannot be used here"),
+            ({"device": "meta"}, "holds no values"),
+            ({"device": True}, "device=True: give a name"),
+            ({"device": 1.5}, "device=1.5: give a name"),
+            ({"dtype": "float16"}, "dtype='float16': give one of torch.float32, torch.bfloat16"),
+            ({"dtype": torch.int8}, "dtype=torch.int8: give"),
+            ({"dtype": torch.complex64}, "dtype=torch.complex64: give"),
+        ):
+            with pytest.raises(SettingsError, match=message):
+                load(tmp_path / "absent", **arguments)
+            refused += 1
+    assert refused == 24
+
+
+def test_half_precision_that_cannot_hold_a_statistic_is_refused(tmp_path):
+    popup = make_popup()
+    name = next(name for name, _ in popup.model.named_buffers() if name.endswith("running_var"))
+    with torch.no_grad():
+        popup.model.get_buffer(name)[0] = 1e6
+    folder = rst_hub.Ticket.draw(popup).save(tmp_path / "ticket")
+    for load in (rst_hub.from_pretrained, rst_hub.r2s_from_pretrained):
+        with pytest.raises(SettingsError, match=r"float16 cannot hold .*running_var.*give torch\.bfloat16"):
+            load(folder, dtype=torch.float16)
+        assert load(folder, dtype=torch.bfloat16)(torch.rand(2, 3, 32, 32).bfloat16()).isfinite().all()
+
+
+@pytest.mark.parametrize(("architecture", "kwargs"), [("test_resnet", {}), ("test_vit", {"img_size": 32})])
+def test_num_classes_gives_a_new_classifier_as_timm_does(tmp_path, architecture, kwargs):
+    drawn = rst_hub.Ticket.draw(make_popup(architecture, drop_rate=0.5, **kwargs))
+    folder, x = drawn.save(tmp_path / "ticket"), torch.rand(2, 3, 32, 32)
+    torch.manual_seed(1)
+    model = rst_hub.from_pretrained(folder, num_classes=3)
+    classifier = timm.create_model(architecture).pretrained_cfg["classifier"]
+    torch.manual_seed(1)
+    again = rst_hub.from_pretrained(folder, num_classes=3)
+    assert same(model, again)  # timm's draw, from torch's seed
+    assert model(x).shape == (2, 3)
+    assert (model.num_classes, model.pretrained_cfg["num_classes"]) == (3, 3)
+    assert "label_names" not in model.pretrained_cfg
+    assert not any(module.training for module in model.modules())
+    own, kept = drawn.state_dict(), 0
+    for key, value in model.state_dict().items():
+        if not key.startswith(f"{classifier}."):
+            assert torch.equal(value, own[key])
+            kept += 1
+    assert kept == len(own) - 2
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert same(rst_hub.from_pretrained(folder, num_classes=10), drawn.model())
+    assert same(rst_hub.from_pretrained(folder, num_classes=None), drawn.model())
+    assert rst_hub.from_pretrained(folder, num_classes=0)(x).ndim == 2
+    with torch.device("meta"):  # whatever torch makes by default
+        assert {value.device.type for value in rst_hub.from_pretrained(folder, num_classes=3).parameters()} == {"cpu"}
+    assert rst_hub.from_pretrained(folder, num_classes=3, dtype=torch.bfloat16)(x.bfloat16()).dtype == torch.bfloat16
+    for wrong in (-1, 1.5, "3", True):
+        with pytest.raises(ArchitectureError, match="num_classes"):
+            rst_hub.from_pretrained(folder, num_classes=wrong)
+    with pytest.raises(SettingsError, match="a features_only model has no classifier"):
+        rst_hub.from_pretrained(folder, num_classes=3, features_only=True)
+
+
 def test_a_file_of_a_ticket_folder_is_not_asked_the_hub_for(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     REQUESTS.clear()
@@ -206,6 +325,37 @@ def test_a_ticket_is_chosen_by_its_remaining_ratio(repo):
         rst_hub.from_pretrained("org/rst-test", remaining_ratio=0.2)
     with pytest.raises(TicketError, match=r"no ticket 'r0\.1'"):
         rst_hub.from_pretrained("org/rst-test", ticket="r0.1", remaining_ratio=0.05)
+    with pytest.raises(TicketError, match=r"'r0\.1' of remaining ratio 0\.05, its own is 0\.1: give its name"):
+        rst_hub.Ticket.load(folder, "r0.1", remaining_ratio=0.05)
+    assert rst_hub.Ticket.load(folder, "r0.1", remaining_ratio=0.1).name == "r0.1"
+    assert rst_hub.Ticket.load(folder, remaining_ratio=0.05).name == "r0.05"
+    with pytest.raises(TicketError, match=r"no ticket of remaining ratio 0\.2\. Known: \[0\.05, 0\.1\]"):
+        rst_hub.Ticket.load(folder, remaining_ratio=0.2)
+
+
+def test_a_ticket_comes_from_a_folder_or_the_hub_by_its_own_class(repo, cache):
+    folder, first, _ = repo
+    expected = rst_hub.Ticket.load(folder, "r0.1")
+    loaded = [
+        rst_hub.Ticket.from_pretrained(folder, "r0.1"),
+        rst_hub.Ticket.from_pretrained(str(folder), remaining_ratio=0.1),
+        rst_hub.Ticket.from_pretrained("org/rst-test", "r0.1"),
+        rst_hub.Ticket.from_pretrained("hf://org/rst-test", remaining_ratio=0.1),
+        rst_hub.Ticket.from_pretrained("org/rst-test", name="r0.1", local_files_only=True),
+    ]
+    for ticket in loaded:
+        assert type(ticket) is rst_hub.Ticket
+        assert (ticket.name, ticket.weights_digest) == ("r0.1", expected.weights_digest)
+        assert list(ticket.masks) == list(expected.masks)
+        assert all(torch.equal(mask, expected.masks[name]) for name, mask in ticket.masks.items())
+    assert len(loaded) == 5
+    assert rst_hub.Ticket.from_pretrained("org/rst-test", revision=first).name == "r0.05"  # there it is the only one
+    with pytest.raises(TicketError, match=r"holds 2 tickets: choose one of r0\.05, r0\.1"):
+        rst_hub.Ticket.from_pretrained("org/rst-test")
+    with pytest.raises(HubError, match="org/absent"):
+        rst_hub.Ticket.from_pretrained("org/absent")
+    with pytest.raises(SettingsError, match="two revisions"):
+        rst_hub.Ticket.from_pretrained(f"org/rst-test@{first}", revision="main")
 
 
 def test_an_r2s_of_a_repository_has_its_tickets_of_one_commit(repo):

@@ -1,6 +1,7 @@
 import dataclasses
 import weakref
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -66,6 +67,66 @@ def test_grouping_gives_what_one_by_one_gives(tickets, x):
         singles = torch.cat([alone.logits_of(x[i : i + 1], j) for i, j in enumerate(drawn)])
     assert torch.allclose(answers, singles, atol=1e-5)
     assert torch.equal(answers.argmax(1), singles.argmax(1))
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_a_member_is_chosen_for_each_row(tickets, x, per):
+    generator = torch.Generator().manual_seed(4)
+    r2s, before = R2S(tickets, generator=generator, per=per), generator.get_state()
+    positions = [2, 0, 0, 1, 2, 0]
+    names = [r2s.names[j] for j in positions]
+    mixed = [2, "r0.05", np.int64(0), "r0.1", torch.tensor(2), 0]
+    given = [positions, tuple(positions), names, mixed, torch.tensor(positions), torch.tensor(positions).short()]
+    with torch.no_grad():
+        expected = torch.cat([r2s.logits_of(x[i : i + 1], j) for i, j in enumerate(positions)])
+        for members in [*given, np.array(positions)]:
+            assert torch.allclose(r2s(x[:6], members=members), expected, atol=1e-5)
+        for j in range(3):
+            assert torch.equal(r2s(x[:5], members=[j] * 5), r2s.members[j](x[:5]))
+            assert torch.equal(r2s(x[:1], members=[r2s.names[j]]), r2s.members[j](x[:1]))
+        assert r2s(x[:0], members=[]).shape == (0, 10)
+        assert torch.equal(generator.get_state(), before)  # nothing is drawn
+        assert r2s(x[:0]).shape == (0, 10)
+    assert len(given) == 6
+
+
+def test_chosen_members_have_gradients_and_are_compiled(tickets, x):
+    r2s = R2S(tickets, materialised=True)
+    pixels = x[:4].clone().requires_grad_()
+    r2s(pixels, members=[0, 1, 1, 2]).logsumexp(1).sum().backward()
+    for i, j in enumerate([0, 1, 1, 2]):
+        own = x[i : i + 1].clone().requires_grad_()
+        r2s.members[j](own).logsumexp(1).sum().backward()
+        assert torch.allclose(pixels.grad[i : i + 1], own.grad, atol=1e-5)
+    compiled = torch.compile(r2s, backend="eager")
+    with torch.no_grad():
+        assert torch.allclose(compiled(x[:4], members=[0, 1, 1, 2]), r2s(x[:4], members=[0, 1, 1, 2]), atol=1e-5)
+    torch.compiler.reset()
+
+
+def test_members_that_are_not_there_are_refused(tickets, x):
+    r2s, refused = R2S(tickets), 0
+    for members, message in (
+        ([0, 1], "members are 2 for a batch of 3: give one name or position a row"),
+        ([0] * 4, "members are 4 for a batch of 3"),
+        (torch.tensor(1), "members are one for a batch of 3"),
+        ([0, 1, 3], "among members is 3: give names, or positions from 0 to 2"),
+        ([0, 1, -1], "among members is -1"),
+        ([0, 1, True], "among members is True"),
+        ([0, 1, 1.0], r"among members is 1\.0"),
+        ([0, 1, None], "among members is None"),
+        (torch.zeros(3), r"among members is 0\.0"),
+        (torch.zeros(3, dtype=torch.bool), "among members is False"),
+        (torch.zeros(3, 1, dtype=torch.int64), r"among members is \[0\]"),
+        (["r0.05", "r0.1", "r0.2"], r"among members is 'r0\.2'\. Did you mean"),
+        ("012", "members='012': give a list"),
+        (1, "members=1: give a list"),
+        ({0: 1, 1: 1, 2: 1}, "give a list"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            r2s(x[:3], members=members)
+        refused += 1
+    assert refused == 15
 
 
 def test_a_draw_a_batch_is_one_members_answer_to_the_bit(tickets, x):

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import timm
 import torch
 from conftest import ENVIRONMENT, ROOT, make_popup
 
-from rst_hub import EdgePopup, Init, PixelModel, Ticket, create_model, from_pretrained
+from rst_hub import R2S, EdgePopup, Init, PixelModel, Ticket, TicketPool, create_model, describe_input, from_pretrained
 from rst_hub.errors import ArchitectureError, SettingsError, TicketError
 from rst_hub.masks.packed import encode_mask
 from rst_hub.networks.inputs import UndescribedInputWarning
@@ -112,6 +113,69 @@ def test_the_file_is_what_the_module_says(ticket, folder):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     seeded = json.loads(header["__metadata__"]["rst"])["seeded"]
     assert {f"mask.{name}" for name in seeded} == masks
+
+
+@pytest.mark.parametrize(("architecture", "kwargs"), [("test_resnet", {}), ("test_vit", {"img_size": 32})])
+def test_masks_state_and_seeded_are_in_the_order_of_the_layers(tmp_path, architecture, kwargs):
+    popup = make_popup(architecture, **kwargs)
+    drawn = Ticket.draw(popup)
+    loaded = Ticket.load(drawn.save(tmp_path / "ticket"))
+    order, compared = list(popup.model.state_dict()), 0
+    for one in (drawn, loaded, Ticket.load(loaded.save(tmp_path / "again"))):
+        for held in (one.masks, one.seeded, one.state):
+            assert list(held) == [name for name in order if name in held]
+            compared += len(held) > 2
+        assert list(one.masks) == list(popup.masks())
+        assert {*one.seeded, *one.state} == set(order)
+    assert compared == 9
+    assert (tmp_path / "ticket" / drawn.file).read_bytes() == (tmp_path / "again" / drawn.file).read_bytes()
+
+
+def test_a_golden_ticket_is_written_again_byte_by_byte(tmp_path):
+    for network, name in GOLDEN_DIGESTS:
+        ticket = Ticket.load(GOLDEN / network, name)
+        folder = ticket.save(tmp_path / network)
+        assert (folder / ticket.file).read_bytes() == (GOLDEN / network / ticket.file).read_bytes()
+    assert len(GOLDEN_DIGESTS) == 3
+
+
+def test_a_repr_is_a_line_however_large_the_network_and_its_labels():
+    model = create_model("resnet18", Init(0), label_names=[f"class {i}" for i in range(1000)])
+    describe_input(model, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    popup = EdgePopup(model, Init(0), 0.05)
+    ticket = Ticket.draw(popup, provenance={"history": [{"epoch": epoch} for epoch in range(1000)]})
+    pool = TicketPool()
+    shown = {
+        "ticket": repr(ticket),
+        "masks": repr(ticket.masks),
+        "popup": repr(popup),
+        "source": repr(model.rst_source),
+        "empty pool": repr(TicketPool()),
+        "R2S": repr(R2S([ticket], pool=pool)),
+        "pool": repr(pool),
+        "pixels": repr(PixelModel(model)),
+        "pixels of an R2S": repr(PixelModel(R2S([ticket]))),
+    }
+    assert shown["ticket"] == (
+        "Ticket(name='r0.05', architecture='resnet18', timm_kwargs={'num_classes': 1000}, "
+        "init=Init(seed=0, distribution='signed_kaiming_constant'), remaining_ratio=0.05, pattern='element', "
+        "masks=PackedMasks(21 masks of 11,678,912 weights), layer_ratios='uniform')"
+    )
+    assert shown["masks"] == "PackedMasks(21 masks of 11,678,912 weights)"
+    assert shown["popup"] == (
+        "EdgePopup(ResNet, Init(seed=0, distribution='signed_kaiming_constant'), remaining_ratio=0.05, "
+        "pattern='element', score_seed=0, layer_ratios='uniform': keeps 583,956 of 11,678,912 weights in 21 layers)"
+    )
+    assert shown["empty pool"] == "TicketPool(no tickets yet)"
+    assert shown["R2S"] == "R2S(ResNet, names=r0.05, per='sample')"
+    assert re.fullmatch(
+        r"TicketPool\(resnet18, seed 0, signed_kaiming_constant: 21 shared tensors of [0-9,]+ bytes\)", shown["pool"]
+    )
+    half = "tensor([0.5000, 0.5000, 0.5000])"
+    assert shown["pixels"] == f"PixelModel(ResNet, mean={half}, std={half})"
+    assert shown["pixels of an R2S"] == f"PixelModel(R2S, mean={half}, std={half})"
+    assert {name: text for name, text in shown.items() if len(text) > 300 or "\n" in text} == {}
+    assert len(repr(PixelModel(model).to("meta"))) < 300  # what no values are of has a repr too
 
 
 def test_a_folder_holds_several_tickets_of_one_network(tmp_path):
