@@ -1,14 +1,17 @@
-"""The documentation: links that lead somewhere, commands that are taken, code that parses, a README of three minutes."""
+"""The documentation: links lead somewhere, commands are taken, code parses, README is read in three minutes."""
 
 import ast
+import json
 import re
 import shlex
 
 import pytest
+import yaml
 from conftest import ROOT
 
 import rst_hub
 from rst_hub import cli
+from rst_hub.errors import RstHubError
 from rst_hub.runs import settings as kinds
 from rst_hub.runs.parsing import parse
 
@@ -143,7 +146,7 @@ def test_there_are_commands():
     ],
 )
 def test_a_wrong_command_is_seen(words):
-    with pytest.raises((Exception, SystemExit)):  # noqa: PT011
+    with pytest.raises((RstHubError, SystemExit, AssertionError)):
         check(words)
 
 
@@ -160,3 +163,18 @@ def test_python_parses_and_names_what_rst_hub_has():
     assert sorted(name for name in names if not hasattr(rst_hub, name)) == []
     assert len(code) >= 6
     assert len(names) >= 8
+
+
+def test_the_citation_has_the_version_and_the_papers_authors():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    paper = json.loads((ROOT / "rst_hub" / "cards" / "paper.json").read_text(encoding="utf-8"))
+    [reference] = cited["references"]
+    assert cited["version"] == rst_hub.__version__
+    assert [f"{one['given-names']} {one['family-names']}" for one in reference["authors"]] == paper["authors"]
+    assert reference["title"] == paper["title"]
+    assert paper["arxiv"] in reference["url"]
+
+
+def test_type_checkers_are_told_that_the_package_is_typed():
+    assert (ROOT / "rst_hub" / "py.typed").is_file()
+    assert 'rst_hub = ["py.typed"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
