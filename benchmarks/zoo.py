@@ -1,6 +1,6 @@
 """The zoo as a table: what the cards of model_cards/ have measured, and what recipes/zoo/ would search and nobody has.
 
-    python benchmarks/zoo.py           prints it; the README's table is this one, which a test compares
+    python benchmarks/zoo.py           prints it, as it stands in docs/results/zoo.md; a test compares the two
 
 An accuracy stands with its number of samples; of several the one on the most is shown. A worst case is the lowest of
 all attacks of a run on each sample. Linf, at the budget that the ticket was searched with.
@@ -19,6 +19,8 @@ from rst_hub.runs.parsing import parse
 from rst_hub.runs.settings import SearchSettings, ratios_of
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = Path("docs/results/zoo.md")
+UP = "../../"  # from the page to the root
 HEAD = ("ticket", "kept", "bytes", "eps", "clean", "PGD-20", "worst case", "worst case, AutoAttack in it")
 
 
@@ -29,13 +31,13 @@ def main() -> int:
     return 0
 
 
-def table(root: Path) -> str:
-    """Return the table in Markdown, of the folders and plans under ``root``."""
+def table(root: Path, up: str = UP) -> str:
+    """Return the table in Markdown, of the folders and plans under ``root``; ``up`` leads its links to the root."""
     folders = sorted(path.parent for path in (root / "model_cards").glob("*/config.json"))
     rows = [HEAD, ("---",) * len(HEAD)]
     for path in folders:
         folder = read_folder(path)
-        link = f"[{path.name}](model_cards/{path.name})"
+        link = f"[{path.name}]({up}model_cards/{path.name})"
         if len(folder.entries) > 1:
             rows.append((f"{link}, all as one R2S", *of_the_set(folder)))
         for entry in folder.entries:
@@ -47,7 +49,7 @@ def table(root: Path) -> str:
             planned = parse(SearchSettings, ["--config", str(path)], "")
             kept = ", ".join(map(in_percent, ratios_of(planned)))
             missing = ("not measured",) * 4
-            rows.append((f"[{path.stem}](recipes/zoo/{path.name})", kept, "", f"{planned.eps:g}", *missing))
+            rows.append((f"[{path.stem}]({up}recipes/zoo/{path.name})", kept, "", f"{planned.eps:g}", *missing))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -74,7 +76,7 @@ def of_the_dense(folder: Folder) -> list[tuple[str, ...]]:
 
 
 def searched_eps(entry: Mapping[str, Any]) -> float:
-    """Return the budget of a ticket's search, in pixels over 255."""
+    """Return the budget of a ticket's search, in units of 1/255."""
     return float(look(entry["provenance"], "settings", "eps"))
 
 

@@ -28,9 +28,19 @@ def of_the_digits():
     ]
 
 
-def test_the_readmes_table_is_what_the_cards_say():
-    assert zoo.table(ROOT) in (ROOT / "README.md").read_text()
+def test_the_pages_table_is_what_the_cards_say():
+    assert zoo.table(ROOT) in (ROOT / zoo.PAGE).read_text()
     assert zoo.table(ROOT).count("\n") >= 15
+
+
+def test_the_readmes_rows_are_of_that_table():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    head, rule, *table = zoo.table(ROOT, up="").splitlines()
+    first = lines.index(head)
+    rows = lines[first + 2 : lines.index("", first)]
+    assert lines[first + 1] == rule
+    assert [row for row in rows if row not in table] == []
+    assert len(rows) == 5
 
 
 def test_every_plan_is_one_that_a_recipe_takes():
