@@ -30,6 +30,7 @@ from torch import nn
 
 from ..errors import DataError, RstHubError, SettingsError
 from .randomised import warned_of_draws
+from .spelling import spelled
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 Victim = Model | Sequence[Model] | nn.ModuleList
@@ -47,14 +48,17 @@ class ThreatModel:
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
-        """Check both fields."""
+        """Check both fields; the norm may be spelled "linf"."""
+        if isinstance(self.norm, str):
+            object.__setattr__(self, "norm", spelled(self.norm, NORMS))
         if self.norm not in NORMS:
             raise SettingsError(f"threat model norm {self.norm!r} is not supported; give 'Linf' or 'L2'")
         highest = 1 if self.norm == "Linf" else math.inf
         is_number = isinstance(self.eps, numbers.Real) and not isinstance(self.eps, bool)
         if not is_number or not 0 <= self.eps <= highest or math.isinf(self.eps):
+            meant = f"{self.eps:g}/255" if is_number and 1 < self.eps <= 255 else "8/255"
             raise SettingsError(
-                f"threat model eps {self.eps!r}: give a budget from 0 to 1 (L2: or more) in pixel units, as in 8/255"
+                f"threat model eps {self.eps!r}: give a budget from 0 to 1 (L2: or more) in pixel units, as in {meant}"
             )
 
 

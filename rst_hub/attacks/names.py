@@ -15,6 +15,7 @@ from .bandits import BANDITS, bandits, default_tile
 from .carlini_wagner import cw_l2
 from .common import ThreatModel, Victim
 from .gradient import cw_linf, fgsm, fgsm_rs, pgd
+from .spelling import spelled_attack
 from .square import square
 
 NAMES = {
@@ -104,13 +105,14 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
     """Return the attack that a name of :data:`NAMES`, or a variant of it, stands for.
 
     Args:
-        name: as in "pgd20", "pgd100x5", "arc20", "cw_linf", "square1000", "autoattack".
+        name: as in "pgd20", "pgd100x5", "arc20", "cw_linf", "square1000", "autoattack"; "PGD-20" is "pgd20" too.
         threat_model: norm and budget; ``cw_l2`` ignores it.
         image_size: side of the images in pixels, which the tile of ``bandits`` depends on.
 
     Raises:
         SettingsError: the name is not known, or what it needs is not installed.
     """
+    given_name, name = name, spelled_attack(name, NAMES)
     iterative, rounds, querying = (kind.fullmatch(name) for kind in (_ITERATIVE, _ARC, _QUERYING))
     quarter = threat_model.eps / 4
     given: dict[str, Any] = {}
@@ -139,7 +141,9 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
         require()
         function, given = autoattack, {"version": "rand" if name.endswith("_rand") else "standard"}
     else:
-        raise SettingsError(f"attack {name!r} is not known. {nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
+        raise SettingsError(
+            f"attack {given_name!r} is not known. {nearest(name.lower(), NAMES)} Known: {', '.join(NAMES)}."
+        )
     return NamedAttack(name, function, None if name == "cw_l2" else threat_model, {**_defaults(function), **given})
 
 

@@ -17,6 +17,7 @@ import functools
 import hashlib
 import json
 import logging
+import re
 import statistics
 import sys
 from collections.abc import Iterator
@@ -150,8 +151,9 @@ def with_earlier(settings: BenchmarkSettings, output: Path) -> BenchmarkSettings
     earlier = json.loads(path.read_text(encoding="utf-8"))["settings"]
 
     def both(key: str) -> str:
-        words = f"{earlier[key]},{getattr(settings, key)}".split(",")
-        return ",".join(dict.fromkeys(word.strip() for word in words))
+        words = [word.strip() for word in str(earlier[key]).split(",")]
+        words = [f"{word}/255" if key == "eps" and re.fullmatch(r"0?\.\d*[1-9]\d*", word) else word for word in words]
+        return ",".join(dict.fromkeys([*words, *(word.strip() for word in getattr(settings, key).split(","))]))
 
     return replace(settings, attacks=both("attacks"), eps=both("eps"))
 
@@ -316,7 +318,7 @@ def default_output(victim: Victim, settings: BenchmarkSettings, precision: str) 
     """Return a folder named after what is measured, and on what; to be resumed, that of the run to continue."""
     dataset = settings.dataset or victim.about.get("dataset") or "data"
     parts = ["benchmark", victim.label.replace("/", "-").replace(":", "-"), name_of(dataset), settings.norm]
-    parts += [f"eps{settings.eps}"] + ([] if settings.samples is None else [f"n{settings.samples}"])
+    parts += [f"eps{settings.eps.replace('/255', '')}"] + ([] if settings.samples is None else [f"n{settings.samples}"])
     said = {key: getattr(settings, key) for key in ("name", "norm", "eps", "samples", "seed")}
     said |= {"ticket": settings.ticket} if victim.label.startswith(settings.ticket) else {}
     said |= {"dataset": settings.dataset} if settings.dataset in (None, name_of(dataset)) else {}

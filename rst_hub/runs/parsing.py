@@ -3,13 +3,15 @@
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..attacks.spelling import folded, over_255, spelled
 from ..errors import SettingsError, nearest
 from .settings import (
     ADAMW_RATE,
@@ -72,6 +74,10 @@ def _at_home(name: str, value: Any) -> Any:
     return ",".join(os.path.expanduser(part) for part in value.split(","))
 
 
+_OVER_255 = ("eps", "step_size")
+"""Settings that are pixels over 255: "8/255" is 8."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(f"command line: {message}")
@@ -104,7 +110,8 @@ def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tu
     given = vars(known)
     for name in [name for name in given if name in fields]:
         try:
-            given[name] = _converted(given[name], _type_of(kind, name), fields[name].metadata["choices"])
+            wanted = over_255 if name in _OVER_255 and _type_of(kind, name) is float else _type_of(kind, name)
+            given[name] = _converted(given[name], wanted, fields[name].metadata["choices"])
         except ValueError as error:
             wrong.append(f"command line: argument --{dashed(name)}: {error}")
             del given[name]
@@ -116,16 +123,32 @@ def _is_value(before: str, word: str) -> bool:
     return before.startswith("--") and "=" not in before and not word.startswith("--")
 
 
-def _converted(value: Any, wanted: type, choices: Sequence[str] | None) -> Any:
+def _converted(value: Any, wanted: Callable[[Any], Any], choices: Sequence[str] | None) -> Any:
     """Return a word of the command line as what it must be; raise ValueError if it is not."""
-    if choices and value not in choices:
-        raise ValueError(f"invalid choice: {value!r}; choose from {', '.join(choices)}")
+    if choices:
+        return _chosen(value, choices)
     if wanted is bool:
         return value
     try:
         return wanted(value)
-    except ValueError:
-        raise ValueError(f"invalid {wanted.__name__} value: {value!r}") from None
+    except ValueError as error:
+        if wanted is over_255 and "could not convert" not in str(error):
+            raise
+        name = "float" if wanted is over_255 else wanted.__name__
+        raise ValueError(f"invalid {name} value: {value!r}") from None
+
+
+def _chosen(value: str, choices: Sequence[str]) -> str:
+    """Return the choice that a word is a spelling of; raise ValueError if there is none."""
+    if (name := spelled(value, choices)) in choices:
+        return name
+    kind = re.sub(r"\d+$", "", folded(value))
+    more = (
+        f"; the steps are --steps: --attack {kind} --steps {folded(value)[len(kind) :]}"
+        if kind == "pgd" in choices
+        else ""
+    )
+    raise ValueError(f"invalid choice: {value!r}; choose from {', '.join(choices)}{more}")
 
 
 def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
@@ -145,6 +168,14 @@ def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
         wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
         if wanted is float and type(value) is int and abs(value) < 2**53:
             value = float(value)
+        if name in _OVER_255 and wanted is float and (type(value) is float or (type(value) is str and "/" in value)):
+            try:
+                value = over_255(str(value))
+            except ValueError as error:
+                wrong.append(f"{path}: {name} = {error}")
+                continue
+        if choices and type(value) is str:
+            value = spelled(value, choices)
         if type(value) is not wanted or (choices and value not in choices):
             expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
             wrong.append(f"{path}: {name} = {value!r} must be {expected}")

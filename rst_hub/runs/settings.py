@@ -6,11 +6,12 @@ are the same everywhere, with ``-`` for ``_`` on the command line.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from ..attacks.common import NORMS
 from ..attacks.names import NAMES
+from ..attacks.spelling import advice, over_255, spelled, spelled_attack, spelled_budget
 from ..data.augment import AUGMENTATIONS
 from ..errors import SettingsError
 from ..masks.patterns import LAYER_RATIOS, PATTERNS, check_remaining_ratio
@@ -46,12 +47,26 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+_TINY = 0.1
+"""A budget below that many pixels over 255 is nobody's: 0.0314 is 8/255 on pixels from 0 to 1."""
+
 ADAMW_RATE = 1e-3
 """AdamW's rate unless one is given: on the digits a vit_tiny learned nothing with 0.01, and less with 0.003."""
 
 
 def _setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
     return field(default=default, metadata={"help": text, "choices": choices})
+
+
+def _spell(settings: Any) -> None:
+    """Give names and budgets of settings, wherever they come from, the one spelling that is recorded."""
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if isinstance(value, str) and f.metadata["choices"]:
+            object.__setattr__(settings, f.name, spelled(value, f.metadata["choices"]))
+        elif isinstance(value, str) and f.name in ("attack", "attacks", "eps"):
+            words = [spelled_budget(w) if f.name == "eps" else spelled_attack(w, NAMES) for w in value.split(",")]
+            object.__setattr__(settings, f.name, ",".join(words))
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,7 @@ class RunSettings:
         1000, "training images held out to choose the best epoch; the default gives way to few images"
     )
     attack: str = _setting("pgd", "attack to train against", ("pgd", "fgsm", "fgsm-rs"))
-    eps: float = _setting(8.0, "Linf budget in pixels over 255")
+    eps: float = _setting(8.0, "Linf budget in pixels over 255: 8, or 8/255")
     step_size: float | None = _setting(None, "attack step in pixels over 255; default: 2 for pgd, 1.25 eps for fgsm-rs")
     steps: int = _setting(7, "attack steps of pgd")
     epochs: int = _setting(160, "passes over the training images")
@@ -95,6 +110,10 @@ class RunSettings:
     compile: bool = _setting(False, "compile the network by torch.compile, for GPUs that wait for the host")
     output: str | None = _setting(None, "folder of the run; default: runs/<recipe>-<model>-<dataset>-...")
     resume: bool = _setting(False, "continue the run in --output from its last whole epoch")
+
+    def __post_init__(self) -> None:
+        """Spell names as they are recorded."""
+        _spell(self)
 
 
 @dataclass(frozen=True)
@@ -132,6 +151,10 @@ class MeasureSettings:
     output: str | None = _setting(None, "folder of the result; default: runs/<recipe>-<what>-<data set>-...")
     resume: bool = _setting(False, "continue in --output; attacks and budgets may be added")
 
+    def __post_init__(self) -> None:
+        """Spell names and budgets as they are recorded."""
+        _spell(self)
+
 
 @dataclass(frozen=True)
 class BenchmarkSettings(MeasureSettings):
@@ -142,7 +165,7 @@ class BenchmarkSettings(MeasureSettings):
         None, "of several tickets one, or some with commas between; some, or all without it, are one R2S"
     )
     attacks: str = _setting("pgd20,margin20,square1000", "names, with commas between: " + ", ".join(NAMES))
-    eps: str = _setting("8", "budgets in pixels over 255, with commas between")
+    eps: str = _setting("8", "budgets in pixels over 255, with commas between: 8,12 or 8/255,12/255")
     flag_samples: int = _setting(200, "images of those to raise the honesty flags on, at the first eps; 0: no flags")
 
 
@@ -152,7 +175,7 @@ class TransferSettings(MeasureSettings):
 
     tickets: str = _setting("", "what benchmark.py takes as --ticket, with commas between; a folder gives all of its")
     attack: str = _setting("pgd20", "what to craft the examples with")
-    eps: float = _setting(8.0, "budget in pixels over 255")
+    eps: float = _setting(8.0, "budget in pixels over 255: 8, or 8/255")
     paper_protocol: bool = _setting(False, "measure again with each sample stopped once it fools the network it is for")
 
 
@@ -194,9 +217,20 @@ def report_all(wrong: Sequence[str]) -> None:
         raise SettingsError(f"{len(wrong)} things are wrong: {numbered}")
 
 
+def _wrong_names(settings: Any) -> list[str]:
+    """Return what is wrong with names of which there is a list; settings made in Python come without a parser."""
+    listed = {f.name: f.metadata["choices"] for f in fields(settings) if f.metadata["choices"]}
+    return [
+        f"--{dashed(name)} {getattr(settings, name)!r}: choose from {', '.join(choices)}"
+        for name, choices in listed.items()
+        if getattr(settings, name) not in choices
+    ]
+
+
 def wrong_in(settings: RunSettings) -> list[str]:
     """Return what is wrong with values out of range, or that contradict each other."""
-    wrong = []
+    wrong = _wrong_names(settings)
+    wrong += [f"--eps {advice(settings.eps)}"] if 0 < settings.eps < _TINY else []
     positive = ("steps", "epochs", "batch_size", "accumulation_steps", "holdout", "eval_batch_size", "lr")
     for name in (*positive, "max_steps", "test_samples", "image_size"):
         value = getattr(settings, name)
@@ -264,7 +298,9 @@ def ratios_of(settings: SearchSettings) -> list[float]:
 
 def wrong_in_measure(settings: MeasureSettings) -> list[str]:
     """Return what is wrong with values out of range, or what is to be measured and not given."""
-    wrong = []
+    wrong = _wrong_names(settings)
+    eps = getattr(settings, "eps", None)
+    wrong += [f"--eps {advice(eps)}"] if isinstance(eps, float) and 0 < eps < _TINY else []
     for name in ("samples", "batch_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -299,14 +335,14 @@ def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
     Raises:
         SettingsError: one is no number, or out of range.
     """
-    words = str(settings.eps).split(",")
     highest = 255 if settings.norm == "Linf" else math.inf
+    why = ""
     try:
-        values = [float(word) for word in words]
-    except ValueError:
-        values = [-1.0]
+        values = [over_255(w) for w in settings.eps.split(",")] if isinstance(settings.eps, str) else [settings.eps]
+    except ValueError as error:
+        values, why = [-1.0], "" if "could not convert" in str(error) else f"; {error}"
     if not all(0 <= value <= highest and math.isfinite(value) for value in values):
-        raise SettingsError(f"--eps {settings.eps}: give budgets in pixels over 255, for Linf at most 255")
+        raise SettingsError(f"--eps {settings.eps}: give budgets in pixels over 255, for Linf at most 255{why}")
     return list(dict.fromkeys(values))
 
 
