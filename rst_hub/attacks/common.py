@@ -210,7 +210,7 @@ def in_parts(model: Victim, work: Callable[..., Sequence[torch.Tensor]], *rows: 
         try:
             parts = [work(*part) for part in zip(*(values.split(most) for values in rows), strict=True)]
         except RuntimeError as error:
-            if most == 1 or not _out_of_memory(error) or _trains(model):
+            if most == 1 or not out_of_memory(error) or _trains(model):
                 raise
         else:
             return parts[0] if len(parts) == 1 else [torch.cat(values) for values in zip(*parts, strict=True)]
@@ -232,7 +232,8 @@ _OUT_OF_MEMORY = (
 """How those say it who raise a plain RuntimeError."""
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Say whether an error is that of a device, or of the CPU, without enough memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 

@@ -57,13 +57,15 @@ _NOT_SETTINGS = ("model", "x", "y", "threat_model", "generator", "queries")
 class NamedAttack:
     """An attack with its settings; ``threat_model`` is None where there is no budget. Call it as :func:`evaluate` does.
 
-    ``settings`` are all keyword arguments of ``function`` but those of its random numbers and its count of queries.
+    ``settings`` are all keyword arguments of ``function`` but those of its random numbers and its count of queries;
+    ``source_sha256`` is the digest of the file of a user's own attack, and None for those of this table.
     """
 
     name: str
     function: Callable[..., torch.Tensor]
     threat_model: ThreatModel | None
     settings: Mapping[str, Any]
+    source_sha256: str | None = None
 
     def __call__(
         self,
@@ -96,6 +98,7 @@ class NamedAttack:
             "norm": "L2" if budget is None else budget.norm,
             "eps_over_255": None if budget is None else round(255 * budget.eps, 6),
         }
+        described |= {} if self.source_sha256 is None else {"source_sha256": self.source_sha256}
         for key, value in self.settings.items():
             described |= {f"{key}_over_255": round(255 * value, 6)} if key in _SIZES else {key: value}
         return described

@@ -36,6 +36,7 @@ from ..attacks.common import ThreatModel
 from ..attacks.names import ADAPTIVE, NamedAttack, named_attack
 from ..data.images import Images, name_of
 from ..data.images import fingerprint as fingerprint_of_images
+from ..errors import SettingsError
 from ..evaluation.accuracy import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
 from ..evaluation.sanity import inspect_model, judge, probes
 from ..files import append_line, write_json
@@ -43,9 +44,10 @@ from .folder import WHERE_DATA_LIE, check_output, has_data, make_folder, to_resu
 from .guard import claim, letting_go
 from .launch import main_of
 from .naming import command, hash_unless
+from .own import load_own, own_attack
 from .parsing import parse
 from .run import share
-from .settings import BenchmarkSettings, budgets
+from .settings import BenchmarkSettings, budgets, is_own
 from .switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, on_ensemble, worst_of
 from .switched import in_words as compared_in_words
 from .targets import (
@@ -97,7 +99,7 @@ def main(arguments: list[str]) -> None:
     output = Path(settings.output or default_output(victim, settings, precision))
     check = functools.partial(check_output, output, "benchmark", settings, precision)
     claim(accelerator, output, functools.partial(check, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)))
-    settings = with_earlier(settings, output)
+    settings = with_earlier(settings, output)  # after which nothing is imported by a name in that folder
     eps = budgets(settings)
     attacks = planned(settings, eps, victim)
     dataset, images = load_test_images(settings, [victim], accelerator)
@@ -155,6 +157,10 @@ def with_earlier(settings: BenchmarkSettings, output: Path) -> BenchmarkSettings
         words = [f"{word}/255" if key == "eps" and re.fullmatch(r"0?\.\d*[1-9]\d*", word) else word for word in words]
         return ",".join(dict.fromkeys([*words, *(word.strip() for word in getattr(settings, key).split(","))]))
 
+    given = settings.attacks.split(",")
+    for name in [word.strip() for word in earlier["attacks"].split(",")]:
+        if is_own(name) and name not in given:  # a folder's file is nobody's command line
+            raise SettingsError(f"{output} was measured with an attack of your own: give it again, --attacks {name}")
     return replace(settings, attacks=both("attacks"), eps=both("eps"))
 
 
@@ -163,12 +169,16 @@ def planned(settings: BenchmarkSettings, eps: list[float], victim: Victim) -> di
     found = {}
     classes: Any = victim.members[0].model.num_classes
     names = [*(ADAPTIVE if victim.kind == "r2s" else ()), *(part.strip() for part in settings.attacks.split(","))]
+    own = {name: load_own(name, "attack") for name in names if is_own(name)}
     for name in dict.fromkeys(names):
         if name.startswith("autoattack"):
             require(classes)
         for budget in eps:
-            attack = named_attack(name, ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1])
-            key = name if attack.threat_model is None else f"{name}-eps{shown(budget)}"
+            limits, size = ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1]
+            attack = own_attack(own[name], limits) if name in own else named_attack(name, limits, size)
+            key = attack.name if attack.threat_model is None else f"{attack.name}-eps{shown(budget)}"
+            if key in found:
+                raise SettingsError(f"--attacks has {attack.name} twice, of two files: give one of them another name")
             # One network answers its own examples only, while those of an R2S are put to its ensemble too.
             found[key] = on_all(victim, attack if victim.kind == "r2s" else attack.keeping("enough"))
     if victim.kind != "r2s":
@@ -200,7 +210,7 @@ def measured(bench: Bench, key: str, crafting: Crafting | None, images: Images) 
 def journal_of(bench: Bench, key: str, attack: NamedAttack | None) -> Path:
     """Return the folder of an attack's journals, made if need be; one for each of its settings."""
     described = json.dumps(None if attack is None else attack.described(), sort_keys=True)
-    folder = bench.journal / f"{key}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
+    folder = bench.journal / f"{key.replace(':', '-')}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -9,12 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .settings import PRESETS, MeasureSettings, RunSettings, SearchSettings, dashed, preset_for, ratios_of
+from .settings import PRESETS, MeasureSettings, RunSettings, SearchSettings, dashed, own_name, preset_for, ratios_of
 
 
 def default_name(recipe: str, settings: RunSettings) -> str:
     """Return the name of a run's folder: what is read first, and a hash of all settings where those do not say all."""
-    parts = [recipe, settings.model, Path(settings.dataset).resolve().name, settings.attack, f"eps{settings.eps:g}"]
+    parts = [
+        recipe,
+        settings.model,
+        Path(settings.dataset).resolve().name,
+        filed(settings.attack),
+        f"eps{settings.eps:g}",
+    ]
     ratios = [f"{ratio:g}" for ratio in ratios_of(settings)] if isinstance(settings, SearchSettings) else []
     said: dict[str, Any] = {"model": settings.model, "attack": settings.attack, "seed": settings.seed}
     said |= {"dataset": parts[2], "eps": float(f"{settings.eps:g}")}
@@ -30,6 +36,11 @@ def default_name(recipe: str, settings: RunSettings) -> str:
     preset = {key: value for key, value in PRESETS[preset_for(settings.dataset)].items() if key in names}
     usual = dataclasses.replace(type(settings)(), **{**preset, **said})
     return "-".join([*parts, f"s{settings.seed}", *hash_unless(settings, usual)])
+
+
+def filed(attack: str) -> str:
+    """Return an attack's name as a part of a folder's, whatever the system."""
+    return own_name(attack).replace(":", "-")
 
 
 def _listed(ratios: Sequence[float]) -> str:

@@ -20,6 +20,7 @@ from .settings import (
     RunSettings,
     Settings,
     dashed,
+    is_own,
     preset_for,
     report_all,
     wrong_in,
@@ -101,7 +102,8 @@ def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tu
         if _type_of(kind, f.name) is bool:
             options["action"] = "store_true"
         elif f.metadata["choices"]:
-            options["metavar"] = "{" + ",".join(f.metadata["choices"]) + "}"
+            own = ("MODULE:FUNCTION",) if f.metadata["own"] else ()
+            options["metavar"] = "{" + ",".join((*f.metadata["choices"], *own)) + "}"
         parser.add_argument(f"--{dashed(f.name)}", **options)
     known, unknown = parser.parse_known_args(arguments)
     names = [option for action in parser._actions for option in action.option_strings]
@@ -111,7 +113,7 @@ def _command_line(kind: type[Any], description: str, arguments: list[str]) -> tu
     for name in [name for name in given if name in fields]:
         try:
             wanted = over_255 if name in _OVER_255 and _type_of(kind, name) is float else _type_of(kind, name)
-            given[name] = _converted(given[name], wanted, fields[name].metadata["choices"])
+            given[name] = _converted(given[name], wanted, fields[name])
         except ValueError as error:
             wrong.append(f"command line: argument --{dashed(name)}: {error}")
             del given[name]
@@ -123,10 +125,10 @@ def _is_value(before: str, word: str) -> bool:
     return before.startswith("--") and "=" not in before and not word.startswith("--")
 
 
-def _converted(value: Any, wanted: Callable[[Any], Any], choices: Sequence[str] | None) -> Any:
+def _converted(value: Any, wanted: Callable[[Any], Any], setting: dataclasses.Field[Any]) -> Any:
     """Return a word of the command line as what it must be; raise ValueError if it is not."""
-    if choices:
-        return _chosen(value, choices)
+    if setting.metadata["choices"]:
+        return _chosen(value, setting)
     if wanted is bool:
         return value
     try:
@@ -138,8 +140,13 @@ def _converted(value: Any, wanted: Callable[[Any], Any], choices: Sequence[str] 
         raise ValueError(f"invalid {name} value: {value!r}") from None
 
 
-def _chosen(value: str, choices: Sequence[str]) -> str:
-    """Return the choice that a word is a spelling of; raise ValueError if there is none."""
+def _chosen(value: str, setting: dataclasses.Field[Any]) -> str:
+    """Return the choice that a word is a spelling of, or a user's own function; raise ValueError if it is neither."""
+    choices: Sequence[str] = setting.metadata["choices"]
+    if is_own(value) and setting.metadata["own"]:
+        return value
+    if is_own(value) and setting.name == "pattern":
+        raise ValueError(f"{value!r}: a ticket can say only the patterns that its format knows: {', '.join(choices)}")
     if (name := spelled(value, choices)) in choices:
         return name
     kind = re.sub(r"\d+$", "", folded(value))
@@ -165,23 +172,33 @@ def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
         if name not in fields:
             wrong.append(f"{path}: {name!r} is not known. {nearest(name, fields)}")
             continue
-        wanted, choices = _type_of(kind, name), fields[name].metadata["choices"]
-        if wanted is float and type(value) is int and abs(value) < 2**53:
-            value = float(value)
-        if name in _OVER_255 and wanted is float and (type(value) is float or (type(value) is str and "/" in value)):
-            try:
-                value = over_255(str(value))
-            except ValueError as error:
-                wrong.append(f"{path}: {name} = {error}")
-                continue
-        if choices and type(value) is str:
-            value = spelled(value, choices)
-        if type(value) is not wanted or (choices and value not in choices):
-            expected = f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
-            wrong.append(f"{path}: {name} = {value!r} must be {expected}")
-        else:
-            right[name] = value
+        try:
+            right[name] = _from_toml(value, _type_of(kind, name), fields[name])
+        except ValueError as error:
+            wrong.append(f"{path}: {error}")
     return right, wrong
+
+
+def _from_toml(value: Any, wanted: type, setting: dataclasses.Field[Any]) -> Any:
+    """Return a value of a TOML file as what it must be; raise ValueError if it is not."""
+    name, choices = setting.name, setting.metadata["choices"]
+    is_text, expected = type(value) is str, f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
+    if wanted is float and type(value) is int and abs(value) < 2**53:
+        value = float(value)
+    if name in _OVER_255 and wanted is float and (type(value) is float or (is_text and "/" in value)):
+        try:
+            return over_255(str(value))
+        except ValueError as error:
+            raise ValueError(f"{name} = {error}") from None
+    if type(value) is not wanted:
+        raise ValueError(f"{name} = {value!r} must be {expected}")
+    if not choices:
+        return value
+    word = str(value)
+    try:
+        return _chosen(word, setting)
+    except ValueError as error:
+        raise ValueError(f"{name} = {error if is_own(word) else f'{value!r} must be {expected}'}") from None
 
 
 def _type_of(kind: type[Any], name: str) -> type:
