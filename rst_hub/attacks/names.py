@@ -34,6 +34,12 @@ NAMES = {
     "autoattack": "AutoAttack, standard; needs rst-hub[attacks]",
     "autoattack_rand": "AutoAttack for randomised models",
 }
+IN_A_SEARCH = {
+    "pgd": "--steps steps of --step-size from a random start (the paper, CIFAR)",
+    "fgsm": "one step of eps",
+    "fgsm-rs": "one step of 1.25 eps, or of --step-size, from a random start (the paper, ImageNet)",
+}
+"""What search.py and train.py take as --attack; train.py takes "none" too."""
 ADAPTIVE = ("pgd20", "logit_ensemble20", "probability_ensemble20", "margin_sum20", "arc20")
 """What an R2S must always be measured with: attacks of one who knows all members. The first is exact EOT, and each
 sample's lowest outcome under all of them counts."""
