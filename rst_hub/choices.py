@@ -27,6 +27,12 @@ NAMES = {
     "autoattack_rand": "AutoAttack for randomised models",
 }
 """The attacks that are built in, and what each is."""
+IN_A_SEARCH = {
+    "pgd": "--steps steps of --step-size from a random start (the paper, CIFAR)",
+    "fgsm": "one step of eps",
+    "fgsm-rs": "one step of 1.25 eps, or of --step-size, from a random start (the paper, ImageNet)",
+}
+"""What search.py and train.py take as --attack; train.py takes "none" too."""
 
 
 def check_remaining_ratio(remaining_ratio: float) -> None:

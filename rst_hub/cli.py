@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         "card": card,
         "push": push,
         "list": list_tickets,
+        "attacks": list_attacks,
     }
     try:
         run[options.pop("command")](**options)
@@ -86,7 +87,29 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--author", help="a user or organisation")
     one.add_argument("--search", help="part of the name")
     one.add_argument("--limit", type=int, default=100, help="the most repositories; default: 100")
+    command("attacks", "list the attacks, objectives and sparsity patterns there are, and how to give your own")
     return parser
+
+
+def list_attacks() -> None:
+    """Print the built-in attacks, objectives and patterns by the option that takes them."""
+    from .choices import IN_A_SEARCH, NAMES
+    from .masks.patterns import PATTERNS
+    from .runs.objectives import OBJECTIVES
+
+    tables = {
+        "benchmark.py --attacks, transfer.py --attack": NAMES,
+        "search.py and train.py --attack": IN_A_SEARCH,
+        "search.py and train.py --loss": OBJECTIVES,
+        "search.py --pattern": dict.fromkeys(PATTERNS, "each weight is kept or removed on its own"),
+    }
+    for options, table in tables.items():
+        print(f"{options}:")
+        for name, text in table.items():
+            print(f"  {name:24}{text}")
+    print("An attack or objective of your own: module:function or my_attack.py:function, with")
+    print("  attack(model, x, y, threat_model, *, generator=None) -> pixels")
+    print("  objective(network, x, attacked, y) -> (loss, logits)")
 
 
 def export_dense(folder: str, to: str, ticket: str | None = None, output: Path | None = None) -> None:

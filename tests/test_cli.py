@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,12 @@ from conftest import ENVIRONMENT, make_popup
 from hub_server import REPOS, REQUESTS, add_commit
 
 from rst_hub import Ticket
+from rst_hub.choices import IN_A_SEARCH, NAMES
 from rst_hub.cli import main
+from rst_hub.masks.patterns import PATTERNS
+from rst_hub.runs.objectives import OBJECTIVES
+from rst_hub.runs.own import SIGNATURES
+from rst_hub.runs.settings import SearchSettings
 
 
 def test_info_says_what_a_folder_holds(folder, capsys):
@@ -29,8 +35,6 @@ def test_info_gives_every_measured_number_with_its_conditions(ticket, tmp_path, 
         "results": {**results, "attack": {**attack, "seed": 3}},
         "command": "recipes/search.py --seed 3",
     }
-    import dataclasses
-
     dataclasses.replace(ticket, provenance=provenance).save(tmp_path / "t")
     assert main(["info", str(tmp_path / "t")]) == 0
     words = capsys.readouterr().out
@@ -194,3 +198,15 @@ def test_info_reads_a_repository_without_its_tickets(folder, hub, capsys):
     printed = capsys.readouterr().out
     assert "its dense size is not known here" in printed
     assert "\x1b" not in printed
+
+
+def test_attacks_lists_what_the_options_take(capsys):
+    assert main(["attacks"]) == 0
+    words = capsys.readouterr().out
+    taken = [*NAMES, *IN_A_SEARCH, *OBJECTIVES, *PATTERNS]
+    assert [line.split()[0] for line in words.splitlines() if line.startswith("  ")][: len(taken)] == taken
+    assert len(taken) == 20
+    choices = {f.name: f.metadata["choices"] for f in dataclasses.fields(SearchSettings)}
+    assert (choices["attack"], choices["loss"]) == (tuple(IN_A_SEARCH), tuple(OBJECTIVES))
+    for signature in SIGNATURES.values():
+        assert signature in words

@@ -30,6 +30,7 @@ from torch import nn
 
 from ..choices import NORMS
 from ..errors import DataError, RstHubError, SettingsError
+from ..spelling import spelled
 from .randomised import warned_of_draws
 
 Model = Callable[[torch.Tensor], torch.Tensor]
@@ -47,14 +48,17 @@ class ThreatModel:
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
-        """Check both fields."""
+        """Check both fields; the norm may be spelled "linf"."""
+        if isinstance(self.norm, str):
+            object.__setattr__(self, "norm", spelled(self.norm, NORMS))
         if self.norm not in NORMS:
             raise SettingsError(f"threat model norm {self.norm!r} is not supported; give 'Linf' or 'L2'")
         highest = 1 if self.norm == "Linf" else math.inf
         is_number = isinstance(self.eps, numbers.Real) and not isinstance(self.eps, bool)
         if not is_number or not 0 <= self.eps <= highest or math.isinf(self.eps):
+            meant = f"{self.eps:g}/255" if is_number and 1 < self.eps <= 255 else "8/255"
             raise SettingsError(
-                f"threat model eps {self.eps!r}: give a budget from 0 to 1 (L2: or more) in pixel units, as in 8/255"
+                f"threat model eps {self.eps!r}: give a budget from 0 to 1 (L2: or more) in pixel units, as in {meant}"
             )
 
 
@@ -206,7 +210,7 @@ def in_parts(model: Victim, work: Callable[..., Sequence[torch.Tensor]], *rows: 
         try:
             parts = [work(*part) for part in zip(*(values.split(most) for values in rows), strict=True)]
         except RuntimeError as error:
-            if most == 1 or not _out_of_memory(error) or _trains(model):
+            if most == 1 or not out_of_memory(error) or _trains(model):
                 raise
         else:
             return parts[0] if len(parts) == 1 else [torch.cat(values) for values in zip(*parts, strict=True)]
@@ -228,7 +232,8 @@ _OUT_OF_MEMORY = (
 """How those say it who raise a plain RuntimeError."""
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Say whether an error is that of a device, or of the CPU, without enough memory."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 

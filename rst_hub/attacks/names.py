@@ -10,6 +10,7 @@ import torch
 
 from ..choices import NAMES
 from ..errors import SettingsError, nearest
+from ..spelling import spelled_attack
 from .arc import arc, arc_step
 from .autoattack import autoattack, require
 from .bandits import BANDITS, bandits, default_tile
@@ -41,13 +42,15 @@ _NOT_SETTINGS = ("model", "x", "y", "threat_model", "generator", "queries")
 class NamedAttack:
     """An attack with its settings; ``threat_model`` is None where there is no budget. Call it as :func:`evaluate` does.
 
-    ``settings`` are all keyword arguments of ``function`` but those of its random numbers and its count of queries.
+    ``settings`` are all keyword arguments of ``function`` but those of its random numbers and its count of queries;
+    ``source_sha256`` is the digest of the file of a user's own attack, and None for those of this table.
     """
 
     name: str
     function: Callable[..., torch.Tensor]
     threat_model: ThreatModel | None
     settings: Mapping[str, Any]
+    source_sha256: str | None = None
 
     def __call__(
         self,
@@ -80,6 +83,7 @@ class NamedAttack:
             "norm": "L2" if budget is None else budget.norm,
             "eps_over_255": None if budget is None else round(255 * budget.eps, 6),
         }
+        described |= {} if self.source_sha256 is None else {"source_sha256": self.source_sha256}
         for key, value in self.settings.items():
             described |= {f"{key}_over_255": round(255 * value, 6)} if key in _SIZES else {key: value}
         return described
@@ -89,13 +93,14 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
     """Return the attack that a name of :data:`NAMES`, or a variant of it, stands for.
 
     Args:
-        name: as in "pgd20", "pgd100x5", "arc20", "cw_linf", "square1000", "autoattack".
+        name: as in "pgd20", "pgd100x5", "arc20", "cw_linf", "square1000", "autoattack"; "PGD-20" is "pgd20" too.
         threat_model: norm and budget; ``cw_l2`` ignores it.
         image_size: side of the images in pixels, which the tile of ``bandits`` depends on.
 
     Raises:
         SettingsError: the name is not known, or what it needs is not installed.
     """
+    given_name, name = name, spelled_attack(name, NAMES)
     iterative, rounds, querying = (kind.fullmatch(name) for kind in (_ITERATIVE, _ARC, _QUERYING))
     quarter = threat_model.eps / 4
     given: dict[str, Any] = {}
@@ -124,7 +129,9 @@ def named_attack(name: str, threat_model: ThreatModel, image_size: int) -> Named
         require()
         function, given = autoattack, {"version": "rand" if name.endswith("_rand") else "standard"}
     else:
-        raise SettingsError(f"attack {name!r} is not known. {nearest(name, NAMES)} Known: {', '.join(NAMES)}.")
+        raise SettingsError(
+            f"attack {given_name!r} is not known. {nearest(name.lower(), NAMES)} Known: {', '.join(NAMES)}."
+        )
     return NamedAttack(name, function, None if name == "cw_l2" else threat_model, {**_defaults(function), **given})
 
 

@@ -101,6 +101,7 @@ def facts_of(folder: Folder, origin: Mapping[str, Any], learned: str = "the scor
         "Optimizer": f"{setting('optimizer')} of {learned}, learning rate {setting('lr')}, schedule "
         f"{setting('schedule')}, momentum {setting('momentum')}, weight decay {setting('weight_decay')}, batch "
         f"{setting('batch_size')}",
+        **_own_code(origin),
         **({"Beyond the paper": "; ".join(lifts_of(origin))} if lifts_of(origin) else {}),
         "Mask": f"pattern {setting('pattern')}, scores of seed {setting('score_seed')}",
         "Precision": "float32" if of("precision") == "no" else of("precision"),
@@ -108,6 +109,17 @@ def facts_of(folder: Folder, origin: Mapping[str, Any], learned: str = "the scor
         "Time": f"{of('seconds')} s",
         "Versions": _versions(origin),
     }
+
+
+def _own_code(origin: Mapping[str, Any]) -> dict[str, str]:
+    """Return the functions of the searcher's own, with the digests of their files."""
+    own = look(origin, "own_code")
+    found = [
+        f"{setting} {or_unknown(look(own, setting, 'name'))}, source file's SHA-256 "
+        f"{or_unknown(look(own, setting, 'source_sha256'))}"
+        for setting in (own if isinstance(own, dict) else {})
+    ]
+    return {"Own code": "; ".join(found)} if found else {}
 
 
 def commands_used(entries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -160,8 +160,11 @@ def lifts_of(origin: Mapping[str, Any]) -> list[str]:
     """Return what a search or training had that the paper's has not, for a reader."""
     said = look(origin, "settings")
     settings = said if isinstance(said, dict) else {}
+    loss = settings.get("loss")
     words = {
-        "loss": f"TRADES with beta {or_unknown(settings.get('trades_beta'))}",
+        "loss": f"TRADES with beta {or_unknown(settings.get('trades_beta'))}"
+        if loss == "trades"
+        else f"the objective {or_unknown(loss)}",
         "ema": f"an average of decay {or_unknown(settings.get('ema'))} of what is learned",
         "climb": f"the gradient taken uphill by {or_unknown(settings.get('climb'))} of the norm (AWP, S2AP)",
         "layer_ratios": "layer-wise ratios by the Erdos-Renyi kernel",

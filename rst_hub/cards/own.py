@@ -66,6 +66,7 @@ def _search_of(network: Mapping[str, Any], ticket: Mapping[str, Any], origin: An
     made = LIFTS | {key: value for key, value in settings.items() if key not in _OF_ANOTHER_RUN}
     if made["loss"] != "trades":
         made.pop("trades_beta", None)
+    made |= {} if look(origin, "own_code") is None else {"own_code": look(origin, "own_code")}
     beside = {"precision": look(origin, "precision"), "images": look(origin, "dataset", "training_samples")}
     return {**made, **beside, **found}
 

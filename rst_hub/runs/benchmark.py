@@ -16,6 +16,7 @@ if __name__ == "__main__":
 import hashlib
 import json
 import logging
+import re
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from ..attacks.common import ThreatModel
 from ..attacks.names import ADAPTIVE, NamedAttack, named_attack
 from ..data.images import Images, name_of
 from ..data.images import fingerprint as fingerprint_of_images
+from ..errors import SettingsError
 from ..evaluation.accuracy import Outcomes, evaluate, interval, join, percent, read_journal, worst_case
 from ..evaluation.sanity import inspect_model, judge, probes
 from ..files import append_line, write_json
@@ -40,9 +42,10 @@ from .folder import WHERE_DATA_LIE, check_output, has_data, make_folder, to_resu
 from .found import Found
 from .guard import claim, letting_go
 from .naming import command, hash_unless
+from .own import load_own, own_attack
 from .parsing import checked
 from .run import share
-from .settings import BenchmarkSettings, budgets
+from .settings import BenchmarkSettings, budgets, is_own
 from .switched import Crafting, drawn, judges_of, of_judges, on_all, on_each, on_ensemble, worst_of
 from .switched import in_words as compared_in_words
 from .targets import (
@@ -103,7 +106,7 @@ def benchmark(settings: BenchmarkSettings) -> Found:
     output = Path(settings.output or default_output(victim, settings, precision))
     check = functools.partial(check_output, output, "benchmark", settings, precision)
     claim(accelerator, output, functools.partial(check, free=(*FREE_ON_RESUME, *WHERE_DATA_LIE)))
-    settings = with_earlier(settings, output)
+    settings = with_earlier(settings, output)  # after which nothing is imported by a name in that folder
     eps = budgets(settings)
     attacks = planned(settings, eps, victim)
     dataset, images = load_test_images(settings, [victim], accelerator)
@@ -158,9 +161,14 @@ def with_earlier(settings: BenchmarkSettings, output: Path) -> BenchmarkSettings
     earlier = json.loads(path.read_text(encoding="utf-8"))["settings"]
 
     def both(key: str) -> str:
-        words = f"{earlier[key]},{getattr(settings, key)}".split(",")
-        return ",".join(dict.fromkeys(word.strip() for word in words))
+        words = [word.strip() for word in str(earlier[key]).split(",")]
+        words = [f"{word}/255" if key == "eps" and re.fullmatch(r"0?\.\d*[1-9]\d*", word) else word for word in words]
+        return ",".join(dict.fromkeys([*words, *(word.strip() for word in getattr(settings, key).split(","))]))
 
+    given = settings.attacks.split(",")
+    for name in [word.strip() for word in earlier["attacks"].split(",")]:
+        if is_own(name) and name not in given:  # a folder's file is nobody's command line
+            raise SettingsError(f"{output} was measured with an attack of your own: give it again, --attacks {name}")
     return replace(settings, attacks=both("attacks"), eps=both("eps"))
 
 
@@ -169,12 +177,16 @@ def planned(settings: BenchmarkSettings, eps: list[float], victim: Victim) -> di
     found = {}
     classes: Any = victim.members[0].model.num_classes
     names = [*(ADAPTIVE if victim.kind == "r2s" else ()), *(part.strip() for part in settings.attacks.split(","))]
+    own = {name: load_own(name, "attack") for name in names if is_own(name)}
     for name in dict.fromkeys(names):
         if name.startswith("autoattack"):
             require(classes)
         for budget in eps:
-            attack = named_attack(name, ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1])
-            key = name if attack.threat_model is None else f"{name}-eps{shown(budget)}"
+            limits, size = ThreatModel(settings.norm, budget / 255), victim.input_cfg["input_size"][-1]
+            attack = own_attack(own[name], limits) if name in own else named_attack(name, limits, size)
+            key = attack.name if attack.threat_model is None else f"{attack.name}-eps{shown(budget)}"
+            if key in found:
+                raise SettingsError(f"--attacks has {attack.name} twice, of two files: give one of them another name")
             # One network answers its own examples only, while those of an R2S are put to its ensemble too.
             found[key] = on_all(victim, attack if victim.kind == "r2s" else attack.keeping("enough"))
     if victim.kind != "r2s":
@@ -206,7 +218,7 @@ def measured(bench: Bench, key: str, crafting: Crafting | None, images: Images) 
 def journal_of(bench: Bench, key: str, attack: NamedAttack | None) -> Path:
     """Return the folder of an attack's journals, made if need be; one for each of its settings."""
     described = json.dumps(None if attack is None else attack.described(), sort_keys=True)
-    folder = bench.journal / f"{key}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
+    folder = bench.journal / f"{key.replace(':', '-')}-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -324,7 +336,7 @@ def default_output(victim: Victim, settings: BenchmarkSettings, precision: str) 
     """Return a folder named after what is measured, and on what; to be resumed, that of the run to continue."""
     dataset = settings.dataset or victim.about.get("dataset") or "data"
     parts = ["benchmark", victim.label.replace("/", "-").replace(":", "-"), name_of(dataset), settings.norm]
-    parts += [f"eps{settings.eps}"] + ([] if settings.samples is None else [f"n{settings.samples}"])
+    parts += [f"eps{settings.eps.replace('/255', '')}"] + ([] if settings.samples is None else [f"n{settings.samples}"])
     said = {key: getattr(settings, key) for key in ("name", "norm", "eps", "samples", "seed")}
     said |= {"ticket": settings.ticket} if victim.label.startswith(settings.ticket) else {}
     said |= {"dataset": settings.dataset} if settings.dataset in (None, name_of(dataset)) else {}

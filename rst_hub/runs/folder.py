@@ -154,7 +154,21 @@ def check_output(
     if changed:
         shown = ", ".join(f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in changed)
         raise SettingsError(f"{output} was begun with other settings ({shown}{why}): give those, or another --output")
-    different = [name for name in data or {} if begun is not None and begun.get(name) != (data or {})[name]]
+    _check_data(output, begun, data or {})
+
+
+def _check_data(output: Path, begun: Mapping[str, str] | None, data: Mapping[str, str]) -> None:
+    """Raise SettingsError where images, or the code of the user's own functions, are not those that a run began with.
+
+    Of an older run nothing is known: ``begun`` is None.
+    """
+    different = [name for name in data if begun is not None and begun.get(name) != data[name]]
+    if any(name.startswith("--") for name in different):
+        which = " and ".join(name for name in different if name.startswith("--"))
+        raise SettingsError(
+            f"{output} was begun with another {which}: its source file has changed since. Give the file as it was, or "
+            "another --output"
+        )
     if different:
         which = " and ".join({"train": "training", "test": "test"}.get(name, name) for name in different)
         raise SettingsError(

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import accelerate
@@ -28,9 +29,10 @@ from ..evaluation.accuracy import evaluate, join, percent
 from ..networks.pixels import PixelModel
 from .folder import make_folder, read_checkpoint, write_checkpoint, write_metrics
 from .objectives import Objective, adversarial, climb, follow, put_back, retake_statistics, trades
+from .own import Own, as_attack, as_objective
 from .provenance import EVAL_STEP_SIZE, EVAL_STEPS
 from .run import Run, share
-from .settings import RunSettings, learning_rate
+from .settings import RunSettings, is_own, learning_rate
 from .trial import expected_end, try_forward, try_step
 
 
@@ -63,16 +65,21 @@ class Learner:
         return {**{f"learned.{name}": tensor for name, tensor in self.learned.items()}, **buffers}
 
 
-def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Attack | None:
+def make_attack(
+    settings: RunSettings, generator: torch.Generator | None, own: Mapping[str, Own] = MappingProxyType({})
+) -> Attack | None:
     """Return the attack to train against (paper, sections 3.2 and 4.6), or None for natural training.
 
     Unchecked, since images from 0 to 255 become its pixels and their classes its labels: a check waits for the device.
+    A user's own attack, of ``own``, is checked at every step all the same.
     """
     threat_model = ThreatModel("Linf", settings.eps / 255)
     steps, step_size = (settings.steps, 2 / 255) if settings.attack == "pgd" else (1, 1.25 * threat_model.eps)
     step_size = step_size if settings.step_size is None else settings.step_size / 255
     if settings.attack == "none":
         return None
+    if is_own(settings.attack):
+        return functools.partial(as_attack(own["attack"]), threat_model=threat_model, generator=generator)
     if settings.loss == "trades":
         return functools.partial(
             unchecked(kl_pgd), threat_model=threat_model, steps=steps, step_size=step_size, generator=generator
@@ -88,8 +95,10 @@ def make_attack(settings: RunSettings, generator: torch.Generator | None) -> Att
     )
 
 
-def make_objective(settings: RunSettings) -> Objective:
-    """Return what to minimise under attack."""
+def make_objective(settings: RunSettings, own: Mapping[str, Own] = MappingProxyType({})) -> Objective:
+    """Return what to minimise under attack; a user's own objective is of ``own``."""
+    if is_own(settings.loss):
+        return as_objective(own["loss"])
     if settings.loss == "trades":
         return functools.partial(trades, beta=settings.trades_beta)
     return adversarial
@@ -169,8 +178,10 @@ def _try(run: Run, network: PixelModel) -> None:
     settings, accelerator = run.settings, run.accelerator
     try_forward(run, network)
     x, y = (part.chunk(settings.accumulation_steps)[0] for part in next(_training_batches(run, 0)))
-    attack = make_attack(dataclasses.replace(settings, steps=1), torch.Generator(accelerator.device).manual_seed(0))
-    attempt = functools.partial(try_step, run, network, objective=make_objective(settings))
+    attack = make_attack(
+        dataclasses.replace(settings, steps=1), torch.Generator(accelerator.device).manual_seed(0), run.own
+    )
+    attempt = functools.partial(try_step, run, network, objective=make_objective(settings, run.own))
     attempt(attack, x=_to_device(run, x), y=y.to(accelerator.device))
     if settings.compile:
         network.compile()  # in place: names in state dicts stay
@@ -234,10 +245,10 @@ def _epoch(
         group["lr"] = rate
     rank, _ = run.shard
     generator = torch.Generator(accelerator.device)
-    attack = make_attack(settings, generator)
+    attack = make_attack(settings, generator, run.own)
     if attack is not None and settings.compile:
         attack = functools.partial(_with_frozen_weights, attack)
-    take = functools.partial(step, objective=make_objective(settings), uphill=settings.climb)
+    take = functools.partial(step, objective=make_objective(settings, run.own), uphill=settings.climb)
     torch.backends.cudnn.benchmark = True  # every batch has the same shape
     found = torch.zeros(2, device=accelerator.device)
     begun = done = epoch * per_epoch

@@ -8,12 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .settings import PRESETS, MeasureSettings, RunSettings, SearchSettings, dashed, preset, preset_for, ratios_of
+from .settings import (
+    PRESETS,
+    MeasureSettings,
+    RunSettings,
+    SearchSettings,
+    dashed,
+    own_name,
+    preset,
+    preset_for,
+    ratios_of,
+)
 
 
 def default_name(recipe: str, settings: RunSettings) -> str:
     """Return the name of a run's folder: what is read first, and a hash of all settings where those do not say all."""
-    parts = [recipe, settings.model, Path(settings.dataset).resolve().name, settings.attack, f"eps{settings.eps:g}"]
+    parts = [
+        recipe,
+        settings.model,
+        Path(settings.dataset).resolve().name,
+        filed(settings.attack),
+        f"eps{settings.eps:g}",
+    ]
     ratios = [f"{ratio:g}" for ratio in ratios_of(settings)] if isinstance(settings, SearchSettings) else []
     said: dict[str, Any] = {"model": settings.model, "attack": settings.attack, "seed": settings.seed}
     said |= {"dataset": parts[2], "eps": float(f"{settings.eps:g}")}
@@ -29,6 +45,11 @@ def default_name(recipe: str, settings: RunSettings) -> str:
     chosen = {key: value for key, value in PRESETS[preset_for(settings.dataset)].items() if key in names}
     usual = dataclasses.replace(type(settings)(), **{**chosen, **said})
     return "-".join([*parts, f"s{settings.seed}", *hash_unless(settings, usual)])
+
+
+def filed(attack: str) -> str:
+    """Return an attack's name as a part of a folder's, whatever the system."""
+    return own_name(attack).replace(":", "-")
 
 
 def _listed(ratios: Sequence[float]) -> str:
@@ -62,17 +83,22 @@ def _words_of(settings: RunSettings | MeasureSettings) -> list[str]:
     given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     given = {name: value for name, value in given.items() if name not in ("output", "resume")}
     given |= {name: _placeless(given[name], name == "dataset") for name in _PLACES if given.get(name) is not None}
+    usual = type(settings)()
+    for name in ("eps", "step_size"):  # which a command line takes for a mistake below 1, unless it says of what
+        value = given.get(name)
+        if isinstance(value, float) and 0 < value < 1 and value != getattr(usual, name):
+            given[name] = f"{value:g}/255" if float(f"{value:g}") == value else f"{value!r}/255"
     if not isinstance(settings, RunSettings):
-        return _unlike(type(settings)(), given)
+        return _unlike(usual, given)
     if given.get("remaining_ratios") is not None:
         del given["remaining_ratio"]  # which a set takes no notice of
-    usual = preset_for(given["dataset"])
+    own = preset_for(given["dataset"])
     found = []
-    for name in (usual, *(name for name in PRESETS if name != usual)):
+    for name in (own, *(name for name in PRESETS if name != own)):
         base = preset(type(settings), name, optimizer=settings.optimizer)  # on which the rate depends
         base = dataclasses.replace(base, optimizer=RunSettings.optimizer)
         if all(value is not None or getattr(base, key) is None for key, value in given.items()):
-            found.append([*([] if name == usual else ["--preset", name]), *_unlike(base, given)])
+            found.append([*([] if name == own else ["--preset", name]), *_unlike(base, given)])
     return min(found, key=len)
 
 

@@ -11,6 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+OBJECTIVES = {
+    "cross_entropy": "of what is attacked (Madry et al., 2018): what the paper minimises",
+    "trades": "clean cross-entropy plus --trades-beta times the divergence (Zhang et al., 2019)",
+}
+"""What search.py and train.py take as --loss."""
 Objective = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -3,14 +3,16 @@
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import SettingsError, nearest
+from ..spelling import folded, over_255, spelled
 from .settings import (
     GROUPS,
     PRESETS,
@@ -19,6 +21,7 @@ from .settings import (
     SearchSettings,
     Settings,
     dashed,
+    is_own,
     preset_for,
     report_all,
     wrong_in,
@@ -80,9 +83,9 @@ def checked(kind: type[Settings], settings: Settings) -> Settings:
         if isinstance(value, Path) and f.name in _PATHS:
             value = str(value)
         try:
-            right[f.name] = None if value is None and f.default is None else _typed(kind, f.name, value)
+            right[f.name] = None if value is None and f.default is None else _typed(value, _type_of(kind, f.name), f)
         except ValueError as error:
-            wrong.append(f"{f.name} = {value!r} must be {error}")
+            wrong.append(str(error))
     found = kind(**{name: _at_home(name, value) for name, value in right.items()})
     if isinstance(found, SearchSettings) and found.remaining_ratios is not None:
         usual = [SearchSettings.remaining_ratio, *(values.get("remaining_ratio") for values in PRESETS.values())]
@@ -104,6 +107,10 @@ def _at_home(name: str, value: Any) -> Any:
     if name not in _PATHS or not isinstance(value, str):
         return value
     return ",".join(os.path.expanduser(part) for part in value.split(","))
+
+
+_OVER_255 = ("eps", "step_size")
+"""Settings that are pixels over 255: "8/255" is 8."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,7 +142,8 @@ def _command_line(
         if _type_of(kind, f.name) is bool:
             options["action"] = "store_true"
         elif f.metadata["choices"]:
-            options["metavar"] = "{" + ",".join(f.metadata["choices"]) + "}"
+            own = ("MODULE:FUNCTION",) if f.metadata["own"] else ()
+            options["metavar"] = "{" + ",".join((*f.metadata["choices"], *own)) + "}"
         groups.get(f.name, parser).add_argument(f"--{dashed(f.name)}", **options)
     known, unknown = parser.parse_known_args(arguments)
     names = [option for action in parser._actions for option in action.option_strings]
@@ -144,7 +152,8 @@ def _command_line(
     given = vars(known)
     for name in [name for name in given if name in fields]:
         try:
-            given[name] = _converted(given[name], _type_of(kind, name), fields[name].metadata["choices"])
+            wanted = over_255 if name in _OVER_255 and _type_of(kind, name) is float else _type_of(kind, name)
+            given[name] = _converted(given[name], wanted, fields[name])
         except ValueError as error:
             wrong.append(f"command line: argument --{dashed(name)}: {error}")
             del given[name]
@@ -167,16 +176,37 @@ def _is_value(before: str, word: str) -> bool:
     return before.startswith("--") and "=" not in before and not word.startswith("--")
 
 
-def _converted(value: Any, wanted: type, choices: Sequence[str] | None) -> Any:
+def _converted(value: Any, wanted: Callable[[Any], Any], setting: dataclasses.Field[Any]) -> Any:
     """Return a word of the command line as what it must be; raise ValueError if it is not."""
-    if choices and value not in choices:
-        raise ValueError(f"invalid choice: {value!r}; choose from {', '.join(choices)}")
+    if setting.metadata["choices"]:
+        return _chosen(value, setting)
     if wanted is bool:
         return value
     try:
         return wanted(value)
-    except ValueError:
-        raise ValueError(f"invalid {wanted.__name__} value: {value!r}") from None
+    except ValueError as error:
+        if wanted is over_255 and "could not convert" not in str(error):
+            raise
+        name = "float" if wanted is over_255 else wanted.__name__
+        raise ValueError(f"invalid {name} value: {value!r}") from None
+
+
+def _chosen(value: str, setting: dataclasses.Field[Any]) -> str:
+    """Return the choice that a word is a spelling of, or a user's own function; raise ValueError if it is neither."""
+    choices: Sequence[str] = setting.metadata["choices"]
+    if is_own(value) and setting.metadata["own"]:
+        return value
+    if is_own(value) and setting.name == "pattern":
+        raise ValueError(f"{value!r}: a ticket can say only the patterns that its format knows: {', '.join(choices)}")
+    if (name := spelled(value, choices)) in choices:
+        return name
+    kind = re.sub(r"\d+$", "", folded(value))
+    more = (
+        f"; the steps are --steps: --attack {kind} --steps {folded(value)[len(kind) :]}"
+        if kind == "pgd" in choices
+        else ""
+    )
+    raise ValueError(f"invalid choice: {value!r}; choose from {', '.join(choices)}{more}")
 
 
 def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
@@ -194,21 +224,32 @@ def _read_toml(path: str, kind: type[Any]) -> tuple[dict[str, Any], list[str]]:
             wrong.append(f"{path}: {name!r} is not known. {nearest(name, fields)}")
             continue
         try:
-            right[name] = _typed(kind, name, value)
+            right[name] = _typed(value, _type_of(kind, name), fields[name])
         except ValueError as error:
-            wrong.append(f"{path}: {name} = {value!r} must be {error}")
+            wrong.append(f"{path}: {error}")
     return right, wrong
 
 
-def _typed(kind: type[Any], name: str, value: Any) -> Any:
-    """Return a value as what a setting must be; raise ValueError, which says what that is, if it is not."""
-    wanted = _type_of(kind, name)
-    choices = next(f.metadata["choices"] for f in dataclasses.fields(kind) if f.name == name)
+def _typed(value: Any, wanted: type, setting: dataclasses.Field[Any]) -> Any:
+    """Return a value of a TOML file or of Python as what a setting must be; raise ValueError if it is not."""
+    name, choices = setting.name, setting.metadata["choices"]
+    is_text, expected = type(value) is str, f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}"
     if wanted is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
-    if type(value) is not wanted or (choices and value not in choices):
-        raise ValueError(f"one of {', '.join(choices)}" if choices else f"of type {wanted.__name__}")
-    return value
+    if name in _OVER_255 and wanted is float and (type(value) is float or (is_text and "/" in value)):
+        try:
+            return over_255(str(value))
+        except ValueError as error:
+            raise ValueError(f"{name} = {error}") from None
+    if type(value) is not wanted:
+        raise ValueError(f"{name} = {value!r} must be {expected}")
+    if not choices:
+        return value
+    word = str(value)
+    try:
+        return _chosen(word, setting)
+    except ValueError as error:
+        raise ValueError(f"{name} = {error if is_own(word) else f'{value!r} must be {expected}'}") from None
 
 
 def _type_of(kind: type[Any], name: str) -> type:

@@ -15,6 +15,7 @@ from ..data.images import name_of
 from ..networks.architectures import TIMM_VERSION
 from ..version import __version__
 from .naming import command
+from .own import recorded
 from .run import Run
 
 EVAL_STEPS, EVAL_STEP_SIZE = 20, 2
@@ -29,7 +30,7 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
     settings = run.settings
     name = settings.dataset_name or name_of(settings.dataset)
     skipped = run.train.skipped + run.test.skipped
-    values = {**dataclasses.asdict(settings), "dataset": name}
+    values = {**dataclasses.asdict(settings), "dataset": name, **{key: one.name for key, one in run.own.items()}}
     return {
         "recipe": run.recipe,
         "command": command(
@@ -39,6 +40,7 @@ def provenance(run: Run, metrics: list[dict[str, Any]], best: int, test: Mapping
             run.accelerator.num_processes,
         ),
         "settings": {key: value for key, value in values.items() if key not in ("output", "resume")},
+        **recorded(run.own),
         "dataset": {
             "name": name,
             "training_samples": len(run.train),

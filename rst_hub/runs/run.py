@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..data.images import Images
+from .own import Own
 from .settings import RunSettings
 
 
@@ -28,6 +29,7 @@ class Run:
     std: list[float]
     part_of: "Run | None" = None
     data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    own: Mapping[str, Own] = dataclasses.field(default_factory=dict)
 
     def say(self, text: str) -> None:
         """Print on the main process."""

@@ -5,6 +5,7 @@ are the same everywhere, with ``-`` for ``_`` on the command line.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from ..choices import (
     check_remaining_ratio,
 )
 from ..errors import SettingsError, nearest
+from ..spelling import advice, over_255, spelled, spelled_attack, spelled_budget
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper, section 4.1 and appendix B: the defaults of RunSettings.
@@ -50,12 +52,37 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+_TINY = 0.1
+"""A budget below that many pixels over 255 is nobody's: 0.0314 is 8/255 on pixels from 0 to 1."""
+
 ADAMW_RATE = 1e-3
 """AdamW's rate unless one is given: on the digits a vit_tiny learned nothing with 0.01, and less with 0.003."""
 
 
-def _setting(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
+def _setting(default: Any, text: str, choices: tuple[str, ...] | None = None, *, own: bool = False) -> Any:
+    """Return a field; ``own`` says that "module:function" is taken too, see :mod:`rst_hub.runs.own`."""
+    return field(default=default, metadata={"help": text, "choices": choices, "own": own})
+
+
+def is_own(word: str) -> bool:
+    """Say whether a name is that of a user's own function, "module:function" or "my_attack.py:function"."""
+    return ":" in word
+
+
+def own_name(word: str) -> str:
+    """Return such a name without the folder that its file lies in; another name as it is."""
+    return re.split(r"[\\/]", word)[-1] if is_own(word) else word
+
+
+def _spell(settings: Any) -> None:
+    """Give names and budgets of settings, wherever they come from, the one spelling that is recorded."""
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if isinstance(value, str) and f.metadata["choices"]:
+            object.__setattr__(settings, f.name, spelled(value, f.metadata["choices"]))
+        elif isinstance(value, str) and f.name in ("attack", "attacks", "eps"):
+            words = [spelled_budget(w) if f.name == "eps" else spelled_attack(w, NAMES) for w in value.split(",")]
+            object.__setattr__(settings, f.name, ",".join(words))
 
 
 @dataclass(frozen=True)
@@ -75,8 +102,8 @@ class RunSettings:
     holdout: int = _setting(
         1000, "training images held out to choose the best epoch; the default gives way to few images"
     )
-    attack: str = _setting("pgd", "attack to train against", ("pgd", "fgsm", "fgsm-rs"))
-    eps: float = _setting(8.0, "Linf budget in pixels over 255")
+    attack: str = _setting("pgd", "attack to train against, or module:function", ("pgd", "fgsm", "fgsm-rs"), own=True)
+    eps: float = _setting(8.0, "Linf budget in pixels over 255: 8, or 8/255")
     step_size: float | None = _setting(None, "attack step in pixels over 255; default: 2 for pgd, 1.25 eps for fgsm-rs")
     steps: int = _setting(7, "attack steps of pgd")
     epochs: int = _setting(160, "passes over the training images")
@@ -92,13 +119,22 @@ class RunSettings:
     eval_batch_size: int = _setting(100, "images a batch in evaluation")
     test_samples: int | None = _setting(None, "test images to measure on; default: all")
     seed: int = _setting(0, "of the random network, the data order and the attacks")
-    loss: str = _setting("cross_entropy", "trades: clean, plus beta times the divergence", ("cross_entropy", "trades"))
+    loss: str = _setting(
+        "cross_entropy",
+        "trades: clean, plus beta times the divergence; or module:function",
+        ("cross_entropy", "trades"),
+        own=True,
+    )
     trades_beta: float = _setting(6.0, "weight of the divergence in trades")
     ema: float = _setting(0.0, "decay of an average of what is learned, which is measured and kept: 0.995; 0: none")
     climb: float = _setting(0.0, "share of its norm that what is learned climbs first (AWP, S2AP): 0.005; 0: none")
     compile: bool = _setting(False, "compile the network by torch.compile, for GPUs that wait for the host")
     output: str | None = _setting(None, "folder of the run; default: runs/<recipe>-<model>-<dataset>-...")
     resume: bool = _setting(False, "continue the run in --output from its last whole epoch")
+
+    def __post_init__(self) -> None:
+        """Spell names as they are recorded."""
+        _spell(self)
 
 
 @dataclass(frozen=True)
@@ -117,7 +153,12 @@ class SearchSettings(RunSettings):
 class TrainSettings(RunSettings):
     """Settings of the training of a dense baseline."""
 
-    attack: str = _setting("pgd", "attack to train against; none: natural training", ("none", "pgd", "fgsm", "fgsm-rs"))
+    attack: str = _setting(
+        "pgd",
+        "attack to train against, or module:function; none: natural training",
+        ("none", "pgd", "fgsm", "fgsm-rs"),
+        own=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -136,6 +177,10 @@ class MeasureSettings:
     output: str | None = _setting(None, "folder of the result; default: runs/<recipe>-<what>-<data set>-...")
     resume: bool = _setting(False, "continue in --output; attacks and budgets may be added")
 
+    def __post_init__(self) -> None:
+        """Spell names and budgets as they are recorded."""
+        _spell(self)
+
 
 @dataclass(frozen=True)
 class BenchmarkSettings(MeasureSettings):
@@ -145,8 +190,10 @@ class BenchmarkSettings(MeasureSettings):
     name: str | None = _setting(
         None, "of several tickets one, or some with commas between; some, or all without it, are one R2S"
     )
-    attacks: str = _setting("pgd20,margin20,square1000", "names, with commas between: " + ", ".join(NAMES))
-    eps: str = _setting("8", "budgets in pixels over 255, with commas between")
+    attacks: str = _setting(
+        "pgd20,margin20,square1000", "names or module:function, with commas between: " + ", ".join(NAMES)
+    )
+    eps: str = _setting("8", "budgets in pixels over 255, with commas between: 8,12 or 8/255,12/255")
     flag_samples: int = _setting(200, "images of those to raise the honesty flags on, at the first eps; 0: no flags")
 
 
@@ -155,8 +202,8 @@ class TransferSettings(MeasureSettings):
     """Settings of transfer.py."""
 
     tickets: str = _setting("", "what benchmark.py takes as --ticket, with commas between; a folder gives all of its")
-    attack: str = _setting("pgd20", "what to craft the examples with")
-    eps: float = _setting(8.0, "budget in pixels over 255")
+    attack: str = _setting("pgd20", "what to craft the examples with, one of benchmark.py's --attacks")
+    eps: float = _setting(8.0, "budget in pixels over 255: 8, or 8/255")
     paper_protocol: bool = _setting(False, "measure again with each sample stopped once it fools the network it is for")
 
 
@@ -236,9 +283,21 @@ def report_all(wrong: Sequence[str]) -> None:
         raise SettingsError(f"{len(wrong)} things are wrong: {numbered}")
 
 
+def _wrong_names(settings: Any) -> list[str]:
+    """Return what is wrong with names of which there is a list; settings made in Python come without a parser."""
+    owned = {f.name: f.metadata["own"] for f in fields(settings)}
+    listed = {f.name: f.metadata["choices"] for f in fields(settings) if f.metadata["choices"]}
+    return [
+        f"--{dashed(name)} {getattr(settings, name)!r}: choose from {', '.join(choices)}"
+        for name, choices in listed.items()
+        if getattr(settings, name) not in choices and not (owned[name] and is_own(getattr(settings, name)))
+    ]
+
+
 def wrong_in(settings: RunSettings) -> list[str]:
     """Return what is wrong with values out of range, or that contradict each other."""
-    wrong = []
+    wrong = _wrong_names(settings)
+    wrong += [f"--eps {advice(settings.eps)}"] if 0 < settings.eps < _TINY else []
     positive = ("steps", "epochs", "batch_size", "accumulation_steps", "holdout", "eval_batch_size", "lr")
     for name in (*positive, "max_steps", "test_samples", "image_size"):
         value = getattr(settings, name)
@@ -271,13 +330,13 @@ def wrong_in(settings: RunSettings) -> list[str]:
             settings.climb > 0 and settings.accumulation_steps > 1
         ),
         f"--loss trades goes with --attack pgd or fgsm-rs, not {settings.attack}": (
-            settings.loss == "trades" and settings.attack in ("none", "fgsm")
+            settings.loss == "trades" and (settings.attack in ("none", "fgsm") or is_own(settings.attack))
         ),
         f"--warmup-epochs goes with --schedule cosine, not {settings.schedule}": (
             settings.warmup_epochs > 0 and settings.schedule != "cosine"
         ),
         f"--step-size goes with --attack pgd or fgsm-rs; {settings.attack} has no step of its own": (
-            settings.step_size is not None and settings.attack in ("none", "fgsm")
+            settings.step_size is not None and (settings.attack in ("none", "fgsm") or is_own(settings.attack))
         ),
     }
     return wrong + [message for message, applies in contradictions.items() if applies]
@@ -306,7 +365,9 @@ def ratios_of(settings: SearchSettings) -> list[float]:
 
 def wrong_in_measure(settings: MeasureSettings) -> list[str]:
     """Return what is wrong with values out of range, or what is to be measured and not given."""
-    wrong = []
+    wrong = _wrong_names(settings)
+    eps = getattr(settings, "eps", None)
+    wrong += [f"--eps {advice(eps)}"] if isinstance(eps, float) and 0 < eps < _TINY else []
     for name in ("samples", "batch_size"):
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -346,14 +407,14 @@ def budgets(settings: BenchmarkSettings | TransferSettings) -> list[float]:
     Raises:
         SettingsError: one is no number, or out of range.
     """
-    words = str(settings.eps).split(",")
     highest = 255 if settings.norm == "Linf" else math.inf
+    why = ""
     try:
-        values = [float(word) for word in words]
-    except ValueError:
-        values = [-1.0]
+        values = [over_255(w) for w in settings.eps.split(",")] if isinstance(settings.eps, str) else [settings.eps]
+    except ValueError as error:
+        values, why = [-1.0], "" if "could not convert" in str(error) else f"; {error}"
     if not all(0 <= value <= highest and math.isfinite(value) for value in values):
-        raise SettingsError(f"--eps {settings.eps}: give budgets in pixels over 255, for Linf at most 255")
+        raise SettingsError(f"--eps {settings.eps}: give budgets in pixels over 255, for Linf at most 255{why}")
     return list(dict.fromkeys(values))
 
 

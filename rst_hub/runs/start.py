@@ -17,6 +17,7 @@ from .fitting import at_one_size, fitted
 from .folder import WHERE_DATA_LIE, check_output, complaints, to_resume
 from .guard import claim, make_accelerator
 from .naming import default_name
+from .own import own_code
 from .run import Run
 from .settings import RunSettings, report_all
 
@@ -37,6 +38,7 @@ def start(recipe: str, settings: RunSettings) -> Run:
     Raises:
         RstHubError: a kind of it; all that is found wrong at once is in one message.
     """
+    own = own_code(settings)
     # A plugin, because the plain argument gives way to an environment variable of accelerate's.
     plugin = GradientAccumulationPlugin(num_steps=settings.accumulation_steps)
     accelerator = make_accelerator(gradient_accumulation_plugin=plugin)
@@ -62,6 +64,7 @@ def start(recipe: str, settings: RunSettings) -> Run:
         everything = load_images(settings.dataset, "train", image_size=size, **columns)
         test = load_images(settings.dataset, "test", image_size=settings.image_size, **columns)
         data = {"train": fingerprint(everything), "test": fingerprint(test)}
+        data |= {f"--{name}": code.sha256 for name, code in own.items()}
         image_size, everything, test, notes = at_one_size(settings, everything, test)
     check_output(output, recipe, settings, precision, free=(*_FREE_ON_RESUME, *_FITTED), data=data)
     _check_classes(everything, test)
@@ -79,7 +82,7 @@ def start(recipe: str, settings: RunSettings) -> Run:
     if settings.augment != "imagenet":  # whose crops are cut and resized one by one, on the CPU
         train, holdout = train.to(accelerator.device), holdout.to(accelerator.device)
     test = test.to(accelerator.device)
-    run = Run(recipe, settings, accelerator, output, train, holdout, test, image_size, mean, std, data=data)
+    run = Run(recipe, settings, accelerator, output, train, holdout, test, image_size, mean, std, data=data, own=own)
     for note in dict.fromkeys((*_about_digits(settings.dataset), *everything.notes, *test.notes, *notes, *changed)):
         run.say(note)
     run.say(

@@ -42,7 +42,9 @@ def _ensemble(members: Sequence[Model]) -> Model:
 
 
 def on_all(victim: Victim, attack: NamedAttack) -> Crafting:
-    """Return an attack on the whole of a victim; AutoAttack takes the ensemble for an R2S."""
+    """Return an attack on the whole of a victim; AutoAttack, or a user's own, takes the ensemble for an R2S."""
+    if attack.source_sha256 is not None and victim.kind == "r2s":  # written for one model
+        return Crafting(attack, _ensemble(victim.members), ENSEMBLE)
     whole = ENSEMBLE if attack.name.startswith("autoattack") else ALL
     return Crafting(attack, victim.model, whole if victim.kind == "r2s" else None)
 

@@ -34,10 +34,11 @@ from ..files import write_file, write_json
 from .folder import WHERE_DATA_LIE, check_output, has_data, make_folder, to_resume
 from .found import Found
 from .guard import claim, letting_go
-from .naming import command, hash_unless
+from .naming import command, filed, hash_unless
+from .own import load_own, own_attack
 from .parsing import checked
 from .run import share
-from .settings import TransferSettings, budgets
+from .settings import TransferSettings, budgets, is_own
 from .targets import (
     Victim,
     batches_of,
@@ -79,7 +80,11 @@ def transfer(settings: TransferSettings) -> Found:
     if len(victims) < 2:
         raise SettingsError(f"--tickets {settings.tickets}: give two networks or more, or a folder of several tickets")
     size = victims[0].input_cfg["input_size"][-1]
-    attack = named_attack(settings.attack, ThreatModel(settings.norm, eps / 255), size)
+    limits = ThreatModel(settings.norm, eps / 255)
+    if is_own(settings.attack):
+        attack = own_attack(load_own(settings.attack, "attack"), limits)
+    else:
+        attack = named_attack(settings.attack, limits, size)
     precision = accelerator.mixed_precision
     output = Path(settings.output or default_output(settings, eps, precision))
     check = functools.partial(check_output, output, "transfer", settings, precision)
@@ -106,7 +111,7 @@ def transfer(settings: TransferSettings) -> Found:
         **circumstances(settings, dataset, images, size, accelerator, command("transfer", settings)),
         "accuracy": {},
     }
-    journal = output / "journal" / fingerprint(victims, images)
+    journal = output / "journal" / (fingerprint(victims, images) + (attack.source_sha256 or "")[:8])
     for protocol in protocols:
         right = crossed(victims, attack, protocol, images, settings, accelerator, journal / protocol)
         matrix = [[percent(right[i, j]) for j in range(len(victims))] for i in range(len(victims))]
@@ -219,7 +224,7 @@ def draw(result: dict[str, Any], labels: list[str], path: Path) -> None:
 def default_output(settings: TransferSettings, eps: float, precision: str) -> str:
     """Return a folder named after what is measured; to be resumed, that of the run to continue."""
     first = Path(settings.tickets.split(",")[0].strip()).resolve().name
-    name = f"transfer-{first}-{settings.attack}-{settings.norm}-eps{eps:g}-s{settings.seed}"
+    name = f"transfer-{first}-{filed(settings.attack)}-{settings.norm}-eps{eps:g}-s{settings.seed}"
     said = {"attack": settings.attack, "norm": settings.norm, "eps": eps, "seed": settings.seed}
     usual = TransferSettings(**said, tickets=settings.tickets if "," not in settings.tickets else "")  # type: ignore[arg-type]
     named = Path("runs", "-".join([name, *hash_unless(settings, usual)]))

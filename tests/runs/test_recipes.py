@@ -200,7 +200,8 @@ def test_a_command_is_the_settings_however_they_came_about(monkeypatch):
         "rst-hub search --dataset=-x --image-size 8": search(dataset="-x", image_size=8),
         "rst-hub search --dataset 'a b,c' --dataset-name ''": search(dataset="a b,c", dataset_name=""),
         "rst-hub train --attack none": parse("--attack", "none", kind=train),
-        "rst-hub train --eps 1e-05": parse("--eps", "1e-5", kind=train),
+        "rst-hub train --eps 0.5/255": parse("--eps", "0.5/255", kind=train),
+        "rst-hub train --lr 1e-05": parse("--lr", "1e-5", kind=train),
         "rst-hub benchmark --norm L2 --ticket x --eps 4,8": settings.BenchmarkSettings(
             ticket="x", norm="L2", eps="4,8"
         ),
@@ -806,3 +807,55 @@ def test_a_run_without_an_output_gets_a_folder_of_its_own(tmp_path):
     assert f"run folder {folder.relative_to(tmp_path)}" in process.stdout
     assert (folder / "ticket" / "ticket-r0.5.safetensors").exists()
     assert os.listdir(tmp_path) == ["runs"]
+
+
+def test_names_and_budgets_are_spelled_in_one_way_wherever_they_come_from(tmp_path):
+    for word in ("fgsm-rs", "fgsm_rs", "FGSM_RS"):
+        (tmp_path / "row.toml").write_text(f'attack = "{word}"\neps = "8/255"\nstep_size = 2.0')
+        found = (
+            parse("--attack", word, "--eps", "8/255", "--step-size", "2/255"),
+            parse("--config", tmp_path / "row.toml"),
+            settings.SearchSettings(attack=word, step_size=2.0),
+        )
+        assert [(one.attack, one.eps, one.step_size) for one in found] == [("fgsm-rs", 8.0, 2.0)] * 3, word
+    (tmp_path / "row.toml").write_text(
+        'ticket = "x"\nattacks = "PGD-20, fgsm-rs"\nnorm = "linf"\neps = "8/255,0.5/255"'
+    )
+    kind = settings.BenchmarkSettings
+    found = (
+        parse("--ticket", "x", "--attacks", "PGD-20, fgsm-rs", "--norm", "linf", "--eps", "8/255,0.5/255", kind=kind),
+        parse("--config", tmp_path / "row.toml", kind=kind),
+        kind(attacks="PGD-20, fgsm-rs", norm="linf", eps="8/255,0.5/255"),
+    )
+    for one in found:
+        assert (one.attacks, one.norm, one.eps, settings.budgets(one)) == (
+            "pgd20,fgsm_rs",
+            "Linf",
+            "8,0.5/255",
+            [8, 0.5],
+        )
+    kind = settings.TransferSettings
+    one = parse("--tickets", "x", "--attack", "PGD_20", "--norm", "l2", "--eps", "0.5/255", kind=kind)
+    assert (one.attack, one.norm, settings.budgets(one)) == ("pgd20", "L2", [0.5])
+    assert parse("--schedule", "Cosine").schedule == "cosine"
+
+
+def test_a_budget_on_pixels_from_0_to_1_is_refused_with_the_right_one(tmp_path):
+    (tmp_path / "row.toml").write_text("eps = 0.0314\nstep_size = 0.0078")
+    refused = (
+        lambda: parse("--eps", "0.0314"),
+        lambda: parse("--config", tmp_path / "row.toml"),
+        lambda: parse("--eps", "0.0314", kind=settings.TransferSettings),
+        lambda: parsing.report_all(settings.wrong_in(settings.SearchSettings(eps=8 / 255))),
+        lambda: parsing.report_all(settings.wrong_in_measure(settings.TransferSettings(tickets="x", eps=0.0314))),
+        lambda: settings.budgets(settings.BenchmarkSettings(eps="8,0.0314")),
+    )
+    for refuse in refused:
+        with pytest.raises(SettingsError, match=r"give 8, or 8/255"):
+            refuse()
+    with pytest.raises(SettingsError, match=r"--step-size: 0.0078 .* give 2, or 2/255"):
+        parse("--step-size", "0.0078")
+    with pytest.raises(SettingsError, match="--attack pgd --steps 20"):
+        parse("--attack", "PGD-20")
+    wrong = settings.wrong_in(settings.SearchSettings(attack="pdg", loss="hinge"))
+    assert [said.partition(":")[0] for said in wrong] == ["--attack 'pdg'", "--loss 'hinge'"]
