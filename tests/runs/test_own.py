@@ -272,3 +272,12 @@ def test_the_recipe_takes_a_file_in_a_process_of_its_own(image_folder, tmp_path)
     origin = rst_hub.Ticket.load(ticket).provenance
     assert origin["own_code"]["attack"] == {"name": "my_attack:sign_steps", "source_sha256": SHA256}
     assert "--attack my_attack:sign_steps --loss my_attack.py:half_clean" in origin["command"]
+
+
+def test_the_documentation_shows_the_file_that_is_tested():
+    page = (ROOT / "docs" / "extend.md").read_text()
+    assert page.split("```python\n")[1].split("```")[0] == EXAMPLE.read_text()
+    for signature in own_.SIGNATURES.values():
+        assert signature in page
+    for option in ("--attack", "--attacks", "--loss", "--pattern"):
+        assert f"`{option}`" in page
