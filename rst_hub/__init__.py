@@ -19,7 +19,7 @@ from .masks.edge_popup import EdgePopup
 from .networks.build import create_model
 from .networks.inputs import describe_input
 from .networks.pixels import PixelModel
-from .networks.weights import Init
+from .networks.weights import Init, SeededTensor
 from .tickets.pool import TicketPool
 from .tickets.r2s import R2S
 from .tickets.ticket import Ticket
@@ -31,6 +31,7 @@ __all__ = [
     "Init",
     "PixelModel",
     "RstHubError",
+    "SeededTensor",
     "ThreatModel",
     "Ticket",
     "TicketPool",
