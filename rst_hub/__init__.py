@@ -1,5 +1,8 @@
 """rst-hub: robust scratch tickets, subnetworks of random networks, as timm models."""
 
+import importlib
+from typing import Any
+
 from .attacks.arc import arc
 from .attacks.autoattack import autoattack
 from .attacks.bandits import bandits
@@ -56,3 +59,11 @@ __all__ = [
     "square",
     "transfer_matrix",
 ]
+
+_ROOMS = ("attacks", "cards", "data", "evaluation", "hub", "masks", "networks", "runs", "tickets")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
