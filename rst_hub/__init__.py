@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .networks.build import create_model
     from .networks.inputs import describe_input
     from .networks.pixels import PixelModel
-    from .networks.weights import Init
+    from .networks.weights import Init, SeededTensor
     from .tickets.pool import TicketPool
     from .tickets.r2s import R2S
     from .tickets.ticket import Ticket
@@ -39,6 +39,7 @@ __all__ = [
     "Init",
     "PixelModel",
     "RstHubError",
+    "SeededTensor",
     "ThreatModel",
     "Ticket",
     "TicketPool",
@@ -69,6 +70,7 @@ _FILES = {
     "Init": "networks.weights",
     "PixelModel": "networks.pixels",
     "R2S": "tickets.r2s",
+    "SeededTensor": "networks.weights",
     "ThreatModel": "attacks.common",
     "Ticket": "tickets.ticket",
     "TicketPool": "tickets.pool",

@@ -30,11 +30,17 @@ _DIGITS_TEST = 500
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images: ``rows[i]`` is uint8 of shape (3, H, W), ``labels`` int64 of shape (N,), one name a class.
+    """Labelled images, as :func:`load_images` returns them; you can make them of tensors of your own too.
 
-    ``rows`` is one tensor (N, 3, H, W) where the images are of one size and fit in memory, else it decodes when asked.
-    ``split`` is the data set's own name of the split they are from, ``encoded`` the same images as they are stored;
-    ``notes`` say what was found and left out, ``skipped`` how many images could not be decoded.
+    Attributes:
+        rows: pixels from 0 to 255, uint8 (N, 3, H, W), where the images are of one size and fit in memory; else what
+            decodes them when asked: ``rows[i]`` is uint8 (3, H, W) either way.
+        labels: the class of each, int64 (N,).
+        classes: the classes' names, ``classes[labels[i]]`` that of image ``i``.
+        split: the data set's own name of the split they are from.
+        encoded: the same images as they are stored; None for tensors.
+        notes: what was found and left out, as sentences.
+        skipped: how many images could not be decoded.
     """
 
     rows: torch.Tensor | Decoder
@@ -72,7 +78,7 @@ class Images:
 
 
 def load_images(
-    name: str,
+    name: str | Path,
     split: str,
     *,
     image_size: int | None = None,
@@ -99,8 +105,11 @@ def load_images(
 
     Raises:
         DataError: there is no such data set, split, image or label column, a label is missing, a file is in two splits,
-            or images cannot be decoded.
+            images cannot be decoded, or image_size is no whole number from 1.
     """
+    name = str(name)
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
+        raise DataError(f"image_size={image_size!r}: give the side of the square images in pixels, or None")
     if split not in SPLITS:
         raise DataError(f"split {split!r} is not known: give 'train' or 'test', which stand for names alike")
     if name == "digits":

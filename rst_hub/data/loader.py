@@ -5,10 +5,18 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from ..errors import DataError, SettingsError, nearest
+from ..errors import DataError, SettingsError, nearest, printable
 from .augment import AUGMENTATIONS, draws_of, pixels_of
 from .images import Images
 from .order import permutation
+
+
+def _check_sizes(batch_size: int, image_size: int, shard: tuple[int, int]) -> None:
+    for name, size in (("batch_size", batch_size), ("image_size", image_size)):
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise SettingsError(f"{name}={printable(repr(size))}: give a whole number from 1")
+    if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        raise SettingsError(f"shard={printable(repr(shard))}: give (rank, processes), the rank from 0 and below them")
 
 
 def split_off(images: Images, count: int, seed: int) -> tuple[Images, Images]:
@@ -54,9 +62,11 @@ def training_batches(
         that the images are on.
 
     Raises:
-        SettingsError: the augmentation is not one of those above.
-        DataError: there are fewer images than one batch holds.
+        SettingsError: the augmentation is not one of those above, batch_size or image_size is no whole number from 1,
+            or shard not (rank, processes).
+        DataError: there are fewer images than one batch holds, or one cannot be decoded.
     """
+    _check_sizes(batch_size, image_size, shard)
     if augment not in AUGMENTATIONS:
         raise SettingsError(f"augmentation {augment!r} is not known. {nearest(augment, AUGMENTATIONS)}")
     if batch_size > len(images):
@@ -77,7 +87,24 @@ def training_batches(
 def evaluation_batches(
     images: Images, batch_size: int, *, image_size: int, shard: tuple[int, int] = (0, 1)
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Yield (batch number, pixels, labels) in the images' order; this process gets every processes-th batch."""
+    """Yield the images in their order, in batches of which the last may be smaller.
+
+    Args:
+        images: to evaluate on.
+        batch_size: of each batch.
+        image_size: side of the squares that come out; images of another size are resized by their shorter side and keep
+            their middle.
+        shard: (rank, processes); this process gets every processes-th batch.
+
+    Yields:
+        (number of the batch from 0, pixels float32 (N, 3, image_size, image_size) in [0, 1], labels int64 (N,)), on the
+        device that the images are on.
+
+    Raises:
+        SettingsError: batch_size or image_size is no whole number from 1, or shard not (rank, processes).
+        DataError: an image cannot be decoded.
+    """
+    _check_sizes(batch_size, image_size, shard)
     rank, processes = shard
     for number in range(rank, math.ceil(len(images) / batch_size), processes):
         last = min((number + 1) * batch_size, len(images))

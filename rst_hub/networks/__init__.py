@@ -10,3 +10,4 @@ from .inputs import UndescribedInputWarning as UndescribedInputWarning
 from .inputs import describe_input as describe_input
 from .pixels import PixelModel as PixelModel
 from .weights import Init as Init
+from .weights import SeededTensor as SeededTensor

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..choices import DISTRIBUTIONS
-from ..errors import SettingsError, nearest
+from ..errors import SettingsError, nearest, printable
 
 GENERATOR = "philox4x64-10"
 _ROWS_AT_ONCE = 8192
@@ -26,12 +26,22 @@ TABLE_STD = 0.02
 
 @dataclass(frozen=True)
 class SeededTensor:
-    """A tensor that a seed makes: its name in the state dict, its shape, its scale, and whether a mask covers it."""
+    """A tensor that a seed makes; ``Init(seed, distribution).tensor(spec)`` gives its values.
+
+    Attributes:
+        name: which random bits it takes, with the seed: in a model its name in the state dict, else any text. Two
+            tensors of one name and seed take the same bits.
+        shape: its sides; () is a single number.
+        scale: as :meth:`Init.scale` gives it for a weight: the size of a constant, the half width of what is uniform,
+            the standard deviation of what is normal. It is rounded to float32 when it is used.
+        masked: whether it is a weight, of the Init's distribution, which a mask may cover; else it is a table (tokens,
+            positions), normal whatever the distribution, of other bits than a weight of the same name.
+    """
 
     name: str
     shape: tuple[int, ...]
     scale: float
-    masked: bool
+    masked: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,14 @@ class Init:
     ``kaiming_normal``, ``kaiming_uniform``: standard deviation gain / sqrt(fan_in) (He et al., 2015).
     ``xavier_normal``: standard deviation sqrt(2 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
     The gain is that of ReLU, sqrt(2).
+
+    The values are the same bits on every machine, with every version of torch and numpy, and they depend on nothing but
+    this, a tensor's name, shape and scale: not on torch's seed, on the device, or on what was made before.
+
+        >>> init = Init(7)
+        >>> init.tensor(SeededTensor("adapter.down", (2, 3), init.scale(fan_in=3, fan_out=2)))
+        tensor([[ 0.8165,  0.8165, -0.8165],
+                [-0.8165, -0.8165, -0.8165]])
 
     Raises:
         SettingsError: the seed is out of range or the distribution is not one of the four.
@@ -59,7 +77,19 @@ class Init:
             raise SettingsError(f"init distribution {self.distribution!r} is not known. {known}")
 
     def scale(self, fan_in: int, fan_out: int) -> float:
-        """Return the size, half width or standard deviation of a weight of these fans, exact in float32."""
+        """Return the size, half width or standard deviation of a weight of these fans, exact in float32.
+
+        Args:
+            fan_in: how many inputs each output is a sum over: for a Linear in_features, for a convolution
+                in_channels / groups x kernel height x kernel width.
+            fan_out: likewise of the outputs; only ``xavier_normal`` asks for it.
+
+        Raises:
+            SettingsError: fan_in is no whole number from 1, or fan_out none from 0.
+        """
+        for name, fan, least in (("fan_in", fan_in, 1), ("fan_out", fan_out, 0)):
+            if isinstance(fan, bool) or not isinstance(fan, int) or fan < least:
+                raise SettingsError(f"{name}={fan!r}: give a whole number from {least}")
         if self.distribution == "xavier_normal":
             scale = math.sqrt(2.0 / (fan_in + fan_out))
         elif self.distribution == "kaiming_uniform":
@@ -69,7 +99,19 @@ class Init:
         return float(np.float32(scale))
 
     def tensor(self, spec: SeededTensor) -> torch.Tensor:
-        """Return the dense float32 values of ``spec`` on the CPU, contiguous: a weight, or a table if not masked."""
+        """Return the dense values of ``spec``, a weight or a table: float32, on the CPU, contiguous.
+
+        Element ``i`` in row-major order takes the ``i``-th of the name's random bits, so a longer tensor of one name
+        and scale begins with the shorter one.
+
+        Raises:
+            SettingsError: the name is no text of whole characters, a side is no whole number from 0, or the scale is
+                not a positive number of float32.
+        """
+        _check(spec)
+        return self._made(spec)
+
+    def _made(self, spec: SeededTensor) -> torch.Tensor:
         if not spec.masked:
             return normal("table", self.seed, spec.name, spec.shape, spec.scale)
         if self.distribution == "signed_kaiming_constant":
@@ -95,6 +137,18 @@ class Init:
         kept = np.packbits(np.ones(count, np.bool_), bitorder="little") if packed is None else packed
         plus = signs & kept
         return Ternary(spec.shape, spec.scale, plus, plus ^ kept)
+
+
+def _check(spec: SeededTensor) -> None:
+    """Raise SettingsError for a tensor that cannot be made."""
+    where, in_float32 = f"seeded tensor {printable(repr(spec.name))}", np.finfo(np.float32)
+    if not isinstance(spec.name, str) or spec.name.encode(errors="replace").decode() != spec.name:
+        raise SettingsError(f"{where}: give its name as a text that can be written in UTF-8")
+    if not isinstance(spec.shape, list | tuple) or not all(type(n) is int and n >= 0 for n in spec.shape):
+        raise SettingsError(f"{where} of shape {printable(repr(spec.shape))}: give whole numbers from 0 in a tuple")
+    is_number = isinstance(spec.scale, int | float) and not isinstance(spec.scale, bool)
+    if not is_number or not float(in_float32.tiny) <= spec.scale <= float(in_float32.max):
+        raise SettingsError(f"{where} of scale {spec.scale!r}: give a positive number of float32, see Init.scale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +191,7 @@ class Ternary:
             indices = self.plus[part] | self.minus[part].astype(np.uint16) << 8
             np.take(_signs(), indices, axis=0, out=rows[part], mode="clip")
             rows[part] *= np.float32(self.scale)
-        return values[:count].clone().view(*self.shape) if count % 8 else values.view(*self.shape)
+        return values[:count].clone().view(self.shape) if count % 8 else values.view(self.shape)
 
 
 @lru_cache(maxsize=1)
@@ -154,7 +208,7 @@ def uniform(purpose: str, seed: int, name: str, shape: Sequence[int], bound: flo
     # Odd numbers below 2**24 in size are exact in float32, and so is their 2**-24-th part.
     odd = (words >> 8).astype(np.int32) * 2 + (1 - 2**24)
     values = odd.astype(np.float32) * np.float32(2**-24) * np.float32(bound)
-    return torch.from_numpy(values).reshape(*shape)
+    return torch.from_numpy(values).reshape(tuple(shape))
 
 
 def normal(purpose: str, seed: int, name: str, shape: Sequence[int], std: float) -> torch.Tensor:
@@ -162,7 +216,7 @@ def normal(purpose: str, seed: int, name: str, shape: Sequence[int], std: float)
     count = math.prod(shape)
     words = random_bytes(purpose, seed, name, 2 * count).view("<u2")
     values = np.take(normal_quantiles(), words) * np.float32(std)
-    return torch.from_numpy(values).reshape(*shape)
+    return torch.from_numpy(values).reshape(tuple(shape))
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ import torch
 from conftest import ENVIRONMENT
 from PIL import Image
 
+import rst_hub
 from rst_hub.data.augment import AUGMENTATIONS, _random_crop
 from rst_hub.data.images import Decoder, load_images
 from rst_hub.data.loader import channel_statistics, evaluation_batches, split_off, training_batches
@@ -48,6 +49,55 @@ def test_digits_are_the_default_and_split_for_good():
     assert len(both.unique(dim=0)) > 1780  # a digit that is in both halves is one that the data set holds twice
     assert test.labels[:12].tolist() == load_images("digits", "test", image_size=8).labels[:12].tolist()
     assert load_images("digits", "test", image_size=8).rows.shape == (500, 3, 8, 8)
+
+
+def test_the_names_of_the_room_are_public(image_folder):
+    images = rst_hub.data.load_images(image_folder, "train", image_size=16)  # a Path will do
+    assert isinstance(images, rst_hub.data.Images)
+    assert images.rows.shape == (36, 3, 16, 16)
+    options = {"augment": "crop", "image_size": 16, "seed": 0, "epoch": 0}
+    for pixels, labels in rst_hub.data.training_batches(images, 9, **options):
+        assert (pixels.shape, pixels.dtype, labels.shape, labels.dtype) == (
+            (9, 3, 16, 16),
+            torch.float32,
+            (9,),
+            torch.int64,
+        )
+    batches = list(rst_hub.data.evaluation_batches(images, 10, image_size=8))
+    assert [(number, len(pixels), len(labels)) for number, pixels, labels in batches] == [
+        (0, 10, 10),
+        (1, 10, 10),
+        (2, 10, 10),
+        (3, 6, 6),
+    ]
+    assert torch.equal(torch.cat([labels for *_, labels in batches]), images.labels)
+    rooms = ("attacks", "cards", "data", "evaluation", "hub", "masks", "networks", "runs", "tickets")
+    assert [getattr(rst_hub, room).__name__ for room in rooms] == [f"rst_hub.{room}" for room in rooms]
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        rst_hub.absent  # noqa: B018
+
+
+def test_sizes_that_no_batch_has_are_refused():
+    images, options, refused = some_images(), {"augment": "none", "seed": 0, "epoch": 0}, 0
+    for arguments, message in (
+        ({"batch_size": 0}, "batch_size=0: give a whole number from 1"),
+        ({"batch_size": -4}, "batch_size=-4"),
+        ({"batch_size": 2.5}, r"batch_size=2\.5"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"image_size": "12"}, "image_size='12'"),
+        ({"shard": (2, 2)}, r"shard=\(2, 2\): give \(rank, processes\)"),
+        ({"shard": (0, 0)}, "shard="),
+        ({"shard": (-1, 2)}, "shard="),
+    ):
+        given = {"batch_size": 4, "image_size": 12, **arguments}
+        for batches in (training_batches(images, **given, **options), evaluation_batches(images, **given)):
+            with pytest.raises(SettingsError, match=message):
+                next(batches)
+            refused += 1
+    assert refused == 16
+    for size in (0, -1, 1.5, "32", True):
+        with pytest.raises(DataError, match="image_size="):
+            load_images("digits", "train", image_size=size)
 
 
 def test_a_repr_is_a_line(tmp_path, image_folder):

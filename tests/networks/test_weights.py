@@ -1,5 +1,9 @@
+import contextlib
+import doctest
 import hashlib
+import io
 import platform
+import re
 import subprocess
 import sys
 from math import sqrt
@@ -7,8 +11,9 @@ from math import sqrt
 import numpy as np
 import pytest
 import torch
-from conftest import ENVIRONMENT
+from conftest import ENVIRONMENT, ROOT
 
+import rst_hub.networks.weights as weights_module
 from rst_hub import Init
 from rst_hub.errors import SettingsError
 from rst_hub.networks.weights import DISTRIBUTIONS, SeededTensor, Ternary, normal_quantiles, random_bytes
@@ -230,3 +235,67 @@ def test_a_tensor_of_other_values_has_no_such_bits():
     assert Ternary.of(weights, 0.2) is None
     infinite = torch.tensor([0.0, float("inf")])
     assert np.array_equal(Ternary.of(infinite, 1e39).plus, [2])  # as float32 would have it, and no warning
+
+
+def test_the_page_about_seeded_weights_prints_what_it_says():
+    page = (ROOT / "docs" / "seeded-weights.md").read_text(encoding="utf-8")
+    program, output = re.search(r"```python\n(.*?)```.*?```\n(.*?)```", page, re.S).groups()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(program, {})
+    assert printed.getvalue() == output
+    assert re.search(r"^[0-9a-f]{64}$", output, re.M)
+    assert all(f"| `{name}`" in page for name in DISTRIBUTIONS)
+
+
+def test_the_docstrings_example_gives_what_it_says():
+    found = doctest.DocTestFinder().find(Init, globs=vars(weights_module))
+    results = [doctest.DocTestRunner().run(example) for example in found if example.examples]
+    assert [(result.failed, result.attempted) for result in results] == [(0, 2)]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_tensor_of_ones_own_has_any_shape(distribution):
+    init = Init(7, distribution)
+    long, compared = init.tensor(SeededTensor("adapter", (64,), 0.5)), 0
+    for shape in ((), (1,), (0, 3), (3, 0), (5,), (2, 3, 4), [4, 4], torch.Size([64])):
+        made = init.tensor(SeededTensor("adapter", shape, 0.5))
+        assert made.shape == torch.Size(shape)
+        assert (made.dtype, made.device.type, made.is_contiguous()) == (torch.float32, "cpu", True)
+        assert torch.equal(made.flatten(), long[: made.numel()])
+        table = init.tensor(SeededTensor("adapter", shape, 0.5, masked=False))
+        assert table.shape == made.shape
+        compared += 1
+    assert compared == 8
+    assert SeededTensor("adapter", (4, 4), 0.5) == SeededTensor("adapter", (4, 4), 0.5, masked=True)
+
+
+def test_a_tensor_that_cannot_be_is_refused():
+    refused = 0
+    for arguments, message in (
+        ((3, (2,), 0.5), "seeded tensor 3: give its name as a text"),
+        (("\ud800", (2,), 0.5), "give its name as a text that can be written in UTF-8"),
+        (("a", 5, 0.5), "of shape 5: give whole numbers"),
+        (("a", (2, -1), 0.5), r"of shape \(2, -1\): give whole numbers"),
+        (("a", (2.0,), 0.5), "give whole numbers"),
+        (("a", (True,), 0.5), "give whole numbers"),
+        (("a", "23", 0.5), "give whole numbers"),
+        (("a", (2,), 0.0), r"of scale 0\.0: give a positive number"),
+        (("a", (2,), -1.0), "positive number"),
+        (("a", (2,), float("nan")), "positive number"),
+        (("a", (2,), 1e300), "positive number"),
+        (("a", (2,), "0.5"), "positive number"),
+        (("a", (2,), True), "positive number"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            Init(0).tensor(SeededTensor(*arguments))
+        refused += 1
+    assert refused == 13
+    for fans, message in (
+        ((0, 1), "fan_in=0: give a whole number from 1"),
+        ((1, -1), "fan_out=-1: give a whole number from 0"),
+        ((1.5, 1), r"fan_in=1\.5"),
+    ):
+        for distribution in DISTRIBUTIONS:
+            with pytest.raises(SettingsError, match=message):
+                Init(0, distribution).scale(*fans)

@@ -212,7 +212,7 @@ def test_a_command_is_the_settings_however_they_came_about(monkeypatch):
         assert naming.command(recipe, given) == expected
         if given.dataset_name != "":  # which is refused
             assert parsing.parse(type(given), words, "") == given
-    assert len(cases) == 14
+    assert len(cases) == 15
 
 
 def test_what_results_take_for_no_option_is_the_recipes_default():
