@@ -152,7 +152,7 @@ def test_every_program_prints_anything_that_prints_names_from_elsewhere():
     unsafe = []
     for path in programs:
         text = path.read_text(encoding="utf-8")
-        if "__main__" in text and "main_of(" not in text and "print_anything()" not in text:
+        if "__main__" in text and "main_of(" not in text and "leave(" not in text and "print_anything()" not in text:
             unsafe.append(path.stem)
     # which print numbers and the names of their own cases, all in ascii
     assert unsafe == [

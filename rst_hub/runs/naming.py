@@ -83,6 +83,9 @@ def _words_of(settings: RunSettings | MeasureSettings) -> list[str]:
     given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     given = {name: value for name, value in given.items() if name not in ("output", "resume")}
     given |= {name: _placeless(given[name], name == "dataset") for name in _PLACES if given.get(name) is not None}
+    for name in ("attack", "attacks", "loss"):  # of one's own, the file without its folder
+        if isinstance(given.get(name), str):
+            given[name] = ",".join(own_name(word) for word in given[name].split(","))
     usual = type(settings)()
     for name in ("eps", "step_size"):  # which a command line takes for a mistake below 1, unless it says of what
         value = given.get(name)

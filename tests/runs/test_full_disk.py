@@ -270,7 +270,7 @@ def test_a_set_that_dies_between_its_two_files_can_save_that_ticket_anew(ticket,
         patch.setattr(files.os, "replace", die)
         with pytest.raises(KeyboardInterrupt):
             first.save(folder)
-    assert search.ended(folder, settings.SearchSettings()) == rst_hub.tickets.ticket.ticket_names(folder)[:1]
+    assert list(search.ended(folder, settings.SearchSettings())) == rst_hub.tickets.ticket.ticket_names(folder)[:1]
     again.save(folder)  # a search that is made again takes other seconds
     assert rst_hub.Ticket.load(folder, "r0.2").provenance["seconds"] == 2
     rst_hub.Ticket.load(folder, "r0.1").verify()
